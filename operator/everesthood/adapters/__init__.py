@@ -1,0 +1,1 @@
+"""One technology a package: each implements ports, translates errors and decides nothing."""

@@ -1,0 +1,6 @@
+"""Logs, metrics and health of every process."""
+
+from everesthood.adapters.telemetry.health import Check, serve_health
+from everesthood.adapters.telemetry.logs import configure_logging
+
+__all__ = ["Check", "configure_logging", "serve_health"]

@@ -1,0 +1,1 @@
+"""The contract: resource types, names, conditions and the wire between gateway and worker."""

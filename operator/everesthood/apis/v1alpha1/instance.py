@@ -1,0 +1,154 @@
+"""AgentInstance: an organisation's subscription to a template."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from everesthood.apis.v1alpha1.fields import (
+    Digest,
+    JsonObject,
+    Line,
+    Model,
+    Name,
+    list_map,
+    rules,
+)
+from everesthood.apis.v1alpha1.meta import Column, Conditions, LocalRef, ObjectMeta, Resource
+
+
+class CredentialBinding(Model):
+    """Which AgentCredential fills a slot."""
+
+    slot: Annotated[Name, Field(description="Slot of the template.")]
+    credential_ref: Annotated[LocalRef, Field(description="AgentCredential in the namespace.")]
+
+
+class Schedule(Model):
+    """When a run starts by itself."""
+
+    name: Annotated[Name, Field(description="Name of the schedule.")]
+    cron: Annotated[str, Field(min_length=9, max_length=100, description="Five cron fields.")]
+    time_zone: Annotated[str, Field(max_length=64, description="IANA time zone.")] = "Etc/UTC"
+    input: Annotated[JsonObject, Field(description="Input of the runs.")] = {}
+
+
+class Workers(Model):
+    """How many workers run."""
+
+    replicas: Annotated[int, Field(ge=0, le=100, description="Worker pods.")] = 1
+
+
+class AgentInstanceSpec(Model):
+    """What the organisation wants to run."""
+
+    model_config = {
+        **Model.model_config,
+        "json_schema_extra": rules(
+            (
+                "self.updatePolicy != 'Manual' || has(self.revision)",
+                "updatePolicy Manual needs revision",
+            ),
+            (
+                "self.updatePolicy == 'Manual' || !has(self.revision)",
+                "revision is only for updatePolicy Manual",
+            ),
+        ),
+    }
+
+    template_ref: Annotated[
+        LocalRef,
+        Field(
+            description="AgentTemplate in the namespace. It cannot be changed.",
+            json_schema_extra=rules(
+                ("self == oldSelf", "templateRef cannot be changed; make a new AgentInstance")
+            ),
+        ),
+    ]
+    display_name: Annotated[Line | None, Field(description="Name for people.")] = None
+    update_policy: Annotated[
+        Literal["Automatic", "Manual"],
+        Field(description="Follow the template's newest revision, or stay on `revision`."),
+    ] = "Automatic"
+    revision: Annotated[
+        Digest | None, Field(description="Revision to stay on, with updatePolicy Manual.")
+    ] = None
+    plan: Annotated[Name | None, Field(description="Plan of the template.")] = None
+    config: Annotated[
+        JsonObject, Field(description="Configuration, matching the template's configSchema.")
+    ] = {}
+    credentials: Annotated[
+        list[CredentialBinding],
+        Field(
+            max_length=20,
+            json_schema_extra=list_map("slot"),
+            description="Credential for each slot.",
+        ),
+    ] = []
+    schedules: Annotated[
+        list[Schedule],
+        Field(
+            max_length=20,
+            json_schema_extra=list_map("name"),
+            description="Runs that start by themselves.",
+        ),
+    ] = []
+    workers: Annotated[Workers, Field(description="How many workers run.")] = Workers()
+    suspend: Annotated[bool, Field(description="True stops new starts; accepted runs wait.")] = False
+
+
+class RevisionStatus(Model):
+    """Which content of the template runs."""
+
+    desired: Annotated[Digest | None, Field(description="Revision that should run.")] = None
+    current: Annotated[Digest | None, Field(description="Revision that new runs start on.")] = None
+    last_good: Annotated[
+        Digest | None, Field(description="Last revision whose workers became available.")
+    ] = None
+
+
+class WorkersStatus(Model):
+    """Worker pods of the current revision."""
+
+    replicas: Annotated[int, Field(ge=0, description="Worker pods.")] = 0
+    available: Annotated[int, Field(ge=0, description="Worker pods that are available.")] = 0
+    selector: Annotated[str, Field(max_length=512, description="Label selector of the worker pods.")] = ""
+
+
+class AgentInstanceStatus(Model):
+    """What the controller saw."""
+
+    conditions: Conditions = []
+    observed_generation: Annotated[int, Field(ge=0, description="Generation last judged.")] = 0
+    revision: Annotated[RevisionStatus, Field(description="Which content runs.")] = RevisionStatus()
+    workers: Annotated[WorkersStatus, Field(description="Worker pods.")] = WorkersStatus()
+
+
+class AgentInstance(Model):
+    """An agent at work for an organisation."""
+
+    RESOURCE: ClassVar[Resource] = Resource(
+        kind="AgentInstance",
+        plural="agentinstances",
+        singular="agentinstance",
+        short="agi",
+        columns=(
+            Column(name="Ready", path='.status.conditions[?(@.type=="Ready")].status'),
+            Column(name="Reason", path='.status.conditions[?(@.type=="Ready")].reason'),
+            Column(name="Template", path=".spec.templateRef.name"),
+            Column(name="Workers", path=".status.workers.available", type="integer"),
+            Column(name="Revision", path=".status.revision.current", priority=1),
+            Column(name="Message", path='.status.conditions[?(@.type=="Ready")].message', priority=1),
+            Column(name="Age", path=".metadata.creationTimestamp", type="date"),
+        ),
+        selectable=(".spec.templateRef.name",),
+        scale={
+            "specReplicasPath": ".spec.workers.replicas",
+            "statusReplicasPath": ".status.workers.replicas",
+            "labelSelectorPath": ".status.workers.selector",
+        },
+    )
+    metadata: ObjectMeta
+    spec: Annotated[AgentInstanceSpec, Field(description="What the organisation wants.")]
+    status: Annotated[AgentInstanceStatus, Field(description="What the controller saw.")] = (
+        AgentInstanceStatus()
+    )

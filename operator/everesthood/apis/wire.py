@@ -1,0 +1,164 @@
+"""What the gateway and a worker say to each other: JSON over HTTP, one struct a message.
+
+A worker sends only what it did and what it wants; who it is comes from its token. JSON values of
+users travel as `msgspec.Raw`, so that the gateway passes them on without reading them.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+WORK_PATH: Final = "/v1/work"
+HEARTBEAT_PATH: Final = "/v1/heartbeat"
+PROGRAM_PATH: Final = "/v1/program"
+QUEUE_PATH: Final = "/v1/queue"
+LEASE_PATH: Final = "/v1/lease"
+
+EMPTY: Final = msgspec.Raw(b"null")
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A message of the protocol; an unknown field is refused, so that a typo never passes."""
+
+
+class StepRecord(Message, frozen=True):
+    """A step as the record keeps it: started (only where a repeat would do harm) or over."""
+
+    name: str
+    state: Literal["started", "succeeded", "skipped", "failed"]
+    output: msgspec.Raw = EMPTY
+    reason: str = ""
+    message: str = ""
+    tries: int = 1
+    started_at: float = 0.0
+    """Seconds since the epoch, by the worker's clock: for people, never for decisions."""
+    finished_at: float = 0.0
+
+
+class LogLine(Message, frozen=True):
+    """One line of a run's log."""
+
+    run: str
+    fence: int
+    at: float
+    level: Literal["debug", "info", "warning", "error"]
+    message: str
+    step: str = ""
+
+
+class Checkpoint(Message, frozen=True):
+    """Steps of a run that is still going on."""
+
+    run: str
+    fence: int
+    steps: tuple[StepRecord, ...]
+
+
+class Finish(Message, frozen=True):
+    """The end of an attempt: what the run came to, with the steps not yet checkpointed."""
+
+    run: str
+    fence: int
+    outcome: Literal["succeeded", "failed", "ambiguous", "cancelled", "released"]
+    """`released`: the worker stops and hands the run back; it starts again at its last checkpoint."""
+    steps: tuple[StepRecord, ...] = ()
+    output: msgspec.Raw = EMPTY
+    reason: str = ""
+    message: str = ""
+
+
+class WorkRequest(Message, frozen=True):
+    """Hand in what is done and claim up to `want` runs, in one call."""
+
+    want: int = 0
+    finished: tuple[Finish, ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = ()
+    logs: tuple[LogLine, ...] = ()
+    settle_bell: bool = False
+    """The worker found nothing: forget the bell first, then claim, so that no bell falls between."""
+
+
+class Assignment(Message, frozen=True):
+    """A run that the worker now holds until `lease_seconds` pass without a heartbeat."""
+
+    run: str
+    fence: int
+    attempt: int
+    input: msgspec.Raw
+    request_id: str
+    deadline_at: float
+    """Seconds since the epoch at which the run as a whole is out of time."""
+    lease_seconds: int
+    steps: tuple[StepRecord, ...] = ()
+    """Checkpoints of earlier attempts, in the order in which they were written."""
+
+
+class Held(Message, frozen=True):
+    """A run that the worker believes it holds."""
+
+    run: str
+    fence: int
+
+
+class WorkReply(Message, frozen=True):
+    """Runs to start, and runs of the request that are not the worker's any more."""
+
+    assignments: tuple[Assignment, ...] = ()
+    lost: tuple[str, ...] = ()
+
+
+class HeartbeatRequest(Message, frozen=True):
+    """Renew the leases of all held runs."""
+
+    held: tuple[Held, ...]
+
+
+class HeartbeatReply(Message, frozen=True):
+    """Runs to stop: lost to another attempt, or cancelled by a person."""
+
+    lost: tuple[str, ...] = ()
+    cancel: tuple[str, ...] = ()
+
+
+class Program(Message, frozen=True):
+    """What a worker executes: one revision for one instance."""
+
+    instance_uid: str
+    namespace: str
+    instance: str
+    revision: str
+    template: msgspec.Raw
+    """AgentTemplateSpec as JSON."""
+    config: msgspec.Raw
+    slots: dict[str, list[str]]
+    """Bound credential slots and the hosts that each may be sent to."""
+    internal_hosts: tuple[str, ...]
+    """Hosts inside the cluster that the platform lets agents call, `host:port`."""
+
+
+class QueueLease(Message, frozen=True):
+    """How the worker reaches its queue. The password is derived, never stored."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+    prefix: str
+    queue: str
+    tls: bool = False
+
+
+class LeaseRequest(Message, frozen=True):
+    """Ask for the credential bound to a slot."""
+
+    slot: str
+
+
+class CredentialLease(Message, frozen=True):
+    """A credential's value, for memory only."""
+
+    type: Literal["Bearer", "Header", "Basic"]
+    value: str
+    header: str = ""
+    hosts: tuple[str, ...] = ()
+    ttl_seconds: int = 300

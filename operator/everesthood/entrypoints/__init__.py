@@ -1,0 +1,1 @@
+"""Processes: they translate between the outside and one use case."""

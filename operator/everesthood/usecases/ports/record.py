@@ -1,0 +1,178 @@
+"""The record of runs: PostgreSQL in a cluster, a dictionary in tests, under the same contract."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+
+from everesthood.apis.wire import HeartbeatReply, HeartbeatRequest, WorkReply, WorkRequest
+from everesthood.domain.runs import Run, RunId, RunRequest, RunState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A durably accepted run."""
+
+    run: RunId
+    ring: tuple[str, str] | None
+    """(instance uid, revision) whose bell is to be rung; None for a repeat or with nobody to wake."""
+    repeated: bool = False
+    """The Idempotency-Key was seen before with the same request; `run` is the earlier run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceTarget:
+    """What accepting a run must know of an instance."""
+
+    uid: str
+    namespace: str
+    name: str
+    suspended: bool
+    current_revision: str | None
+    template_spec: bytes | None
+    """AgentTemplateSpec of the current revision as JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSeat:
+    """Who a worker is, as its token and its pod's owners say."""
+
+    instance_uid: str
+    namespace: str
+    instance: str
+    revision: str
+    pod: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """Which runs of one namespace to list, newest first."""
+
+    namespace: str
+    instance: str | None = None
+    states: frozenset[RunState] = frozenset()
+    before: str | None = None
+    """Cursor: the id of the last run of the page before."""
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredStep:
+    """A step of a run, for people."""
+
+    name: str
+    state: Literal["started", "succeeded", "skipped", "failed"]
+    output: bytes
+    reason: str
+    message: str
+    tries: int
+    attempt: int
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredLine:
+    """A line of a run's log; `seq` grows within a run."""
+
+    seq: int
+    at: datetime
+    level: str
+    step: str
+    message: str
+
+
+class RunStore(Protocol):
+    """Runs, for the web API."""
+
+    async def target(self, namespace: str, instance: str) -> InstanceTarget | None:
+        """Return the published instance of that name."""
+        ...
+
+    async def accept(self, request: RunRequest) -> Accepted:
+        """Commit the run; when this returns, it is durable.
+
+        Raises:
+            Conflict: the idempotency key was used with another request.
+            NotFound: the instance is gone.
+            Unavailable: the record cannot be reached; nothing was accepted, or a repeat with the
+                same idempotency key finds out.
+        """
+        ...
+
+    async def get(self, namespace: str, run: RunId) -> Run | None:
+        """Return the run if it is in that namespace."""
+        ...
+
+    async def list(self, wanted: RunFilter) -> Sequence[Run]:
+        """Return a page, newest first; inputs and outputs are left empty."""
+        ...
+
+    async def steps(self, run: RunId) -> Sequence[StoredStep]:
+        """Return the steps of a run in the order in which they were written."""
+        ...
+
+    async def log(self, run: RunId, after: int = 0, limit: int = 1000) -> Sequence[StoredLine]:
+        """Return lines with a greater `seq`."""
+        ...
+
+    async def cancel(self, namespace: str, run: RunId, actor: str, request_id: str) -> Run | None:
+        """Cancel a waiting run now, mark a running one so that its worker stops; None if not there."""
+        ...
+
+    def watch(self, run: RunId) -> AsyncIterator[None]:
+        """Yield whenever the run, its steps or its log may have changed."""
+        ...
+
+
+class WorkStore(Protocol):
+    """Runs, for the gateway."""
+
+    async def work(self, seat: WorkerSeat, request: WorkRequest) -> WorkReply:
+        """Write what was done, then claim, in one transaction. Stale fences are ignored and named."""
+        ...
+
+    async def heartbeat(self, seat: WorkerSeat, request: HeartbeatRequest) -> HeartbeatReply:
+        """Renew leases."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueBell:
+    """A queue with due work that nobody claimed."""
+
+    instance_uid: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueOwner:
+    """An instance whose broker user should exist, or no longer."""
+
+    instance_uid: str
+    wanted: bool
+    ready: bool
+
+
+class ClockStore(Protocol):
+    """Runs and queues, for the scheduler."""
+
+    async def rescue(self) -> Mapping[str, int]:
+        """Return expired leases to the queue or end their runs; counts by outcome."""
+        ...
+
+    async def due_bells(self, older_than_seconds: float) -> Sequence[DueBell]:
+        """Return queues whose oldest due, unclaimed run is older than that."""
+        ...
+
+    async def queue_owners(self) -> Sequence[QueueOwner]:
+        """Return all instances, with whether their broker user should exist and is marked ready."""
+        ...
+
+    async def mark_queues(self, ready: Sequence[str], gone: Sequence[str]) -> None:
+        """Mark broker users made, and deleted instances cleaned; tells the controller."""
+        ...
+
+    def lead(self, duty: str) -> AsyncIterator[bool]:
+        """Yield True while this process holds the duty's advisory lock, False once it is lost."""
+        ...
