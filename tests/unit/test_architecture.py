@@ -1,0 +1,30 @@
+"""The shape of the code is what the documentation draws."""
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_picture_shows_the_rooms_of_the_import_contract():
+    """A reader of the architecture page sees the rooms that the import contracts enforce, in their order."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(c["layers"] for c in contracts if c["type"] == "layers")
+    page = (ROOT / "docs/explanation/architecture.md").read_text()
+    picture = page.split("```text", 1)[1].split("```", 1)[0]
+
+    assert re.findall(r"^([a-z]+)\s{2,}\S", picture, re.MULTILINE) == layers
+
+
+def test_the_folder_named_operator_is_not_a_package():
+    """`import operator` finds the standard library, from the repository's root too."""
+    assert not (ROOT / "operator/__init__.py").exists()
+    assert not list((ROOT / "operator").rglob("operator.py"))
+
+
+def test_no_room_is_a_drawer():
+    """Every module is named for what it does, none for being left over."""
+    drawers = {"utils", "helpers", "common", "core", "base", "manager"}
+
+    assert [p for p in (ROOT / "operator").rglob("*.py") if p.stem in drawers] == []
