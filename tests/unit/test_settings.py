@@ -1,0 +1,28 @@
+"""Settings are the only reader of the environment, and documented."""
+
+import re
+from pathlib import Path
+
+from everesthood.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_setting_is_described():
+    """Whoever configures a process finds a sentence for each key."""
+    assert [n for n, f in Settings.model_fields.items() if not (f.description or "").endswith(".")] == []
+
+
+def test_the_example_names_every_setting():
+    """`.env.example` lists each key once, and no other."""
+    keys = re.findall(r"^# (EVERESTHOOD_[A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
+
+    assert keys == [f"EVERESTHOOD_{name.upper()}" for name in Settings.model_fields]
+
+
+def test_nothing_else_reads_the_environment():
+    """A setting cannot hide: only the settings module, and the CLI for its own flags, look at the environment."""
+    sources = (ROOT / "operator/everesthood").rglob("*.py")
+    readers = {p.relative_to(ROOT / "operator/everesthood").as_posix() for p in sources if "os.environ" in p.read_text()}
+
+    assert {r for r in readers if not r.startswith("entrypoints/cli/")} <= {"settings.py"}
