@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GENERATORS = (
     "everesthood.apis.crds",
     "everesthood.entrypoints.cli.reference",
+    "everesthood.entrypoints.web.reference",
     "tests.generators.env",
     "tests.generators.manifests",
 )
@@ -22,7 +23,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, fail when stale")
     check = parser.parse_args().check
-    wanted = {path: text for name in GENERATORS for path, text in importlib.import_module(name).files().items()}
+    wanted = {
+        path: text for name in GENERATORS for path, text in importlib.import_module(name).files().items()
+    }
     stale = [path for path, text in sorted(wanted.items()) if _current(path) != text]
     for path in stale:
         print(f"{'stale' if check else 'wrote'}: {path}")

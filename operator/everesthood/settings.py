@@ -26,6 +26,12 @@ class Settings(BaseSettings):
     redis_tls: bool = Field(False, description="Speak TLS to Redis.")
     redis_user: str = Field("default", description="User of this process.")
     redis_password_file: str = Field("", description="File with the password of this process.")
+    redis_ca_file: str = Field(
+        "", description="File with the certificate authority of Redis; empty means those of the system."
+    )
+    redis_bell_password_file: str = Field(
+        "", description="File with the password of the user that web and gateway ring with; scheduler only."
+    )
     bell_key_file: str = Field(
         "", description="File with the key that workers' broker passwords are derived from."
     )
@@ -42,9 +48,13 @@ class Settings(BaseSettings):
     gateway_token_file: str = Field(
         "/var/run/secrets/everesthood/gateway/token", description="The worker's token."
     )
+    revision: str = Field("", description="Revision of its template that this worker executes.")
     worker_image: str = Field("", description="Image of workers whose template names none.")
     worker_image_pull_policy: str = Field("IfNotPresent", description="Pull policy of workers.")
     worker_grace_seconds: int = Field(30, description="Time that a stopping worker has for its runs.")
+    rollout_seconds: int = Field(
+        300, description="Time that workers of a new revision have to become available."
+    )
     worker_priority_class: str = Field("", description="PriorityClass of workers.")
 
     internal_hosts: str = Field(

@@ -26,6 +26,10 @@ WORKER_COMPONENT: Final = "worker"
 
 ANNOTATION_DESIRED_HASH: Final = f"{GROUP}/desired-hash"
 """On children only: digest of what the controller last asked for; equal means nothing to apply."""
+ANNOTATION_CONFIG_HASH: Final = f"{GROUP}/config-hash"
+"""On worker pods: digest of config and credential bindings; a change replaces the pods."""
+ANNOTATION_SKIP_CLEANUP: Final = f"{GROUP}/skip-cleanup"
+"""Set to "true" by a person on an AgentInstance that shall go although its queue cannot be cleaned up."""
 
 GATEWAY_AUDIENCE: Final = "everesthood-gateway"
 """Audience of a worker's ServiceAccount token. The gateway refuses any other."""

@@ -146,6 +146,8 @@ class QueueLease(Message, frozen=True):
     prefix: str
     queue: str
     tls: bool = False
+    ca: str = ""
+    """Certificate authority of the broker as PEM; empty means those of the system."""
 
 
 class LeaseRequest(Message, frozen=True):

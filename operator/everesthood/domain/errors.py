@@ -10,6 +10,7 @@
     ├── Unavailable             a part is down: repeat later (`retry_after_seconds`)
     ├── ExpressionFailed        an author's CEL or template text cannot be evaluated
     └── StepFailed              a step came to nothing
+        └── OutcomeUnknown      nobody knows whether it took effect
 
 Adapters raise these at their edge and nothing else; entry points turn them into statuses.
 """
@@ -120,3 +121,9 @@ class StepFailed(EveresthoodError):  # noqa: N818
         super().__init__(message, reason)
         self.transient = transient
         self.retry_after_seconds = retry_after_seconds
+
+
+class OutcomeUnknown(StepFailed):
+    """A step was under way when it broke off; it may or may not have taken effect."""
+
+    reason = Reason.OUTCOME_UNKNOWN

@@ -1,9 +1,12 @@
-"""A run: its states, and what becomes of it after each thing that can happen."""
+"""A run: its states, and what becomes of it after each thing that can happen.
+
+The record's adapters write what these functions decide; none decides by itself.
+"""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NewType
+from typing import Literal, NewType, assert_never
 
 from everesthood.apis.reasons import Reason
 
@@ -77,3 +80,84 @@ class RunRequest:
     idempotency_key: str | None = None
     request_digest: bytes = b""
     """Digest of what the caller asked for, to tell a repeat from a clash under one key."""
+
+
+Outcome = Literal["succeeded", "failed", "ambiguous", "cancelled", "released"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Next:
+    """What a run is to become."""
+
+    state: RunState
+    reason: Reason | None = None
+    message: str = ""
+    attempt_change: int = 0
+
+
+def deadline(*, started_at: datetime | None, max_run_seconds: int) -> datetime | None:
+    """Return when the run as a whole is out of time; a run that never started has all of it."""
+    return None if started_at is None else started_at + timedelta(seconds=max_run_seconds)
+
+
+def after_finish(outcome: Outcome, reason: str = "", message: str = "", *, cancel_requested: bool) -> Next:
+    """Return what a running run becomes when its worker hands it in."""
+    match outcome:
+        case "succeeded":
+            return Next(state=RunState.SUCCEEDED, reason=Reason.SUCCEEDED, message=message)
+        case "failed" if _reason(reason) is Reason.RUN_TIMED_OUT:
+            return Next(state=RunState.EXPIRED, reason=Reason.RUN_TIMED_OUT, message=message)
+        case "failed":
+            return Next(state=RunState.DEAD, reason=_reason(reason) or Reason.STEP_FAILED, message=message)
+        case "ambiguous":
+            return Next(state=RunState.AMBIGUOUS, reason=Reason.OUTCOME_UNKNOWN, message=message)
+        case "released" if not cancel_requested:
+            return Next(state=RunState.QUEUED, attempt_change=-1)
+        case "cancelled" | "released":
+            return Next(state=RunState.CANCELLED, reason=Reason.CANCELLED, message=message)
+        case _:
+            assert_never(outcome)
+
+
+def _reason(said: str) -> Reason | None:
+    return Reason(said) if said in Reason._value2member_map_ else None
+
+
+def after_lease_expiry(
+    *, attempt: int, max_attempts: int, cancel_requested: bool, deadline_at: datetime | None, now: datetime
+) -> Next:
+    """Return what a running run becomes when its worker has been silent for too long."""
+    if cancel_requested:
+        return Next(state=RunState.CANCELLED, reason=Reason.CANCELLED)
+    if deadline_at is not None and deadline_at <= now:
+        return after_deadline()
+    if attempt >= max_attempts:
+        said = f"The worker died or fell silent in each of {attempt} attempts."
+        return Next(state=RunState.DEAD, reason=Reason.TOO_MANY_ATTEMPTS, message=said)
+    return Next(state=RunState.QUEUED, reason=Reason.LEASE_LOST)
+
+
+def after_deadline() -> Next:
+    """Return what a started run becomes when nobody may work on it any longer."""
+    said = "The run took longer than the template's queue.maxRunSeconds."
+    return Next(state=RunState.EXPIRED, reason=Reason.RUN_TIMED_OUT, message=said)
+
+
+def after_cancel(state: RunState, actor: str) -> Next | None:
+    """Return what a run becomes when somebody cancels it; None when it is over and stays as it is.
+
+    A running run stays running, marked, until its worker has stopped.
+    """
+    if state in FINAL:
+        return None
+    becomes = state if state is RunState.RUNNING else RunState.CANCELLED
+    return Next(state=becomes, reason=Reason.CANCELLED, message=f"Cancelled by {actor}.")
+
+
+def after_removal(state: RunState) -> Next | None:
+    """Return what a run becomes when its instance is deleted; None when it is over."""
+    cancelled = after_cancel(state, "the deletion of the instance")
+    if cancelled is None:
+        return None
+    said = "The AgentInstance was deleted."
+    return Next(state=cancelled.state, reason=Reason.INSTANCE_DELETED, message=said)

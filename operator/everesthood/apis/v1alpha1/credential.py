@@ -41,7 +41,9 @@ class AgentCredentialSpec(Model):
     type: Annotated[
         Literal["Bearer", "Header", "Basic"],
         Field(
-            description="How it is sent: `Authorization: Bearer`, the header named below, or `user:password` as Basic."
+            description=(
+                "How it is sent: `Authorization: Bearer`, the header below, or `user:password` as Basic."
+            )
         ),
     ] = "Bearer"
     header: Annotated[

@@ -85,7 +85,10 @@ class LlmStep(Model):
     endpoint: Annotated[
         ShortTemplate,
         Field(
-            description="Base address up to and including /v1, a template. Its host must be listed in spec.egress.hosts."
+            description=(
+                "Base address up to and including /v1, a template. "
+                "Its host must be listed in spec.egress.hosts."
+            )
         ),
     ]
     model: Annotated[ShortTemplate, Field(description="Model name, a template.")]
@@ -201,7 +204,10 @@ class LeafStep(Model):
     idempotent: Annotated[
         bool | None,
         Field(
-            description="Whether the step may be repeated when its outcome is unknown. Absent: by kind; `http` POST and PATCH are not, all else is."
+            description=(
+                "Whether the step may be repeated when its outcome is unknown. "
+                "Absent: by kind; `http` POST and PATCH are not, all else is."
+            )
         ),
     ] = None
     retry: Annotated[Retry | None, Field(description="Tries after a failure; absent means none.")] = None

@@ -74,7 +74,9 @@ class WorkerSpec(Model):
         str | None,
         Field(
             max_length=500,
-            description="Image with the author's code, built on Everesthood's; absent means Everesthood's own.",
+            description=(
+                "Image with the author's code, built on Everesthood's; absent means Everesthood's own."
+            ),
         ),
     ] = None
     slots: Annotated[int, Field(ge=1, le=500, description="Runs that one worker executes at once.")] = 20

@@ -22,6 +22,10 @@ class BrokerUsers(Protocol):
         """Make the user, or bring it back to what it should be."""
         ...
 
+    async def ensure_bell(self) -> None:
+        """Make the user that web and gateway ring with, or bring it back to what it should be."""
+        ...
+
     async def remove(self, instance_uid: str) -> None:
         """Remove the user, its connections and its keys."""
         ...

@@ -1,12 +1,13 @@
 """The record of runs: PostgreSQL in a cluster, a dictionary in tests, under the same contract."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
 from everesthood.apis.wire import HeartbeatReply, HeartbeatRequest, WorkReply, WorkRequest
 from everesthood.domain.runs import Run, RunId, RunRequest, RunState
+from everesthood.usecases.ports.registry import PublishedCredential, PublishedInstance, PublishedRevision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,5 +175,60 @@ class ClockStore(Protocol):
         ...
 
     def lead(self, duty: str) -> AsyncIterator[bool]:
-        """Yield True while this process holds the duty's advisory lock, False once it is lost."""
+        """Yield True when this process gets the duty's lock, False once it has lost it, and so on.
+
+        Closing the iterator gives the lock back. The consumer must not work inside the loop: it
+        starts a task at True and cancels it at False.
+        """
+        ...
+
+    def queue_changes(self) -> AsyncIterator[None]:
+        """Yield whenever `queue_owners` may have changed. A hint: look again after a while anyway."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """Who did what to which object."""
+
+    namespace: str
+    actor: str
+    action: str
+    target: str
+    request_id: str = ""
+
+
+class GatewayStore(Protocol):
+    """What the gateway must know of instances, revisions and credentials."""
+
+    async def instance(self, uid: str) -> PublishedInstance | None:
+        """Return the published instance, None once it is deleted."""
+        ...
+
+    async def revision(self, namespace: str, digest: str) -> PublishedRevision | None:
+        """Return the content of a revision."""
+        ...
+
+    async def credentials(self, namespace: str, names: Collection[str]) -> Mapping[str, PublishedCredential]:
+        """Return those of the named credentials that exist, by name."""
+        ...
+
+    async def queue_ready(self, uid: str) -> bool:
+        """Return whether the instance's broker user exists."""
+        ...
+
+    async def audit(self, entry: AuditEntry) -> None:
+        """Write one line of the audit log."""
+        ...
+
+
+class ObservationStore(Protocol):
+    """Credentials to look at, for the gateway's duty."""
+
+    async def credentials_due(self, older_than_seconds: float) -> Sequence[PublishedCredential]:
+        """Return credentials never looked at, or last looked at longer ago than that."""
+        ...
+
+    async def observe(self, uid: str, reason: str, fingerprint: str) -> None:
+        """Write what was seen; an empty fingerprint keeps the last one. Tells the controller of a change."""
         ...

@@ -1,0 +1,46 @@
+"""The cluster of the demo and of the end-to-end tests: the test bed's, with the images of this checkout."""
+
+from typing import Final
+
+from tests.cluster import images
+from tests.cluster.commands import run
+from tests.cluster.embedded import EmbeddedCluster
+from tests.cluster.kind import KindCluster
+from tests.cluster.provider import Provider, choose
+from tests.cluster.settings import OPERATOR_IMAGE, POSTGRES_IMAGE, VALKEY_IMAGE, TestBedError
+
+from demo.installation import SAMPLES
+from demo.tools import Tools
+
+BedFailed = TestBedError
+EXPENSES_IMAGE: Final = "everesthood.test/expense-check:dev"
+
+
+def load_images(cluster: Provider) -> None:
+    """Give the node our image, the stores' and that of the sample with code of its own, built where stale."""
+    for image in (OPERATOR_IMAGE, POSTGRES_IMAGE, VALKEY_IMAGE):
+        cluster.load_image(image)
+    folder = SAMPLES / "expense-check"
+    if isinstance(cluster, KindCluster):
+        base = f"EVERESTHOOD_IMAGE={OPERATOR_IMAGE}"
+        run("docker", "build", "-q", "-t", EXPENSES_IMAGE, "--build-arg", base, folder)
+    elif isinstance(cluster, EmbeddedCluster):
+        images.build_author_image(folder, EXPENSES_IMAGE)
+    cluster.load_image(EXPENSES_IMAGE)
+
+
+def tools_of(cluster: Provider) -> Tools:
+    """Return the programs that a person would use on this cluster."""
+    kubectl, environment = cluster.tool("kubectl")
+    helm, _ = cluster.tool("helm")
+    return Tools(
+        kubeconfig=cluster.kubeconfig,
+        kubectl_path=kubectl,
+        helm_path=helm,
+        environment={**environment, "KUBECTL": str(kubectl)},
+    )
+
+
+def choose_cluster() -> Provider:
+    """Return the cluster that CLUSTER names, or the first that this machine can run."""
+    return choose()

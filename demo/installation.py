@@ -1,0 +1,72 @@
+"""Installs the chart and the samples as a person would; the end-to-end tests do it the same way."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from demo.tools import Tools
+
+ROOT = Path(__file__).resolve().parent.parent
+CHART = ROOT / "charts/everesthood"
+SAMPLES = ROOT / "manifests/samples"
+NAMESPACE = "everesthood-system"
+ORGANIZATION = "acme"
+AGENTS = ("expense-check", "release-digest", "support-triage")
+READY_SECONDS = 180
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """Everesthood on one cluster."""
+
+    tools: Tools
+    values: Sequence[Path] = (ROOT / "demo/values.yaml", SAMPLES / "values.yaml")
+    flags: Sequence[str] = ()
+    """Further flags for helm."""
+
+    def install(self, *settings: str) -> None:
+        """Install the chart, or upgrade it, and wait until every process is ready."""
+        files = [part for path in self.values for part in ("--values", str(path))]
+        extra = [part for setting in settings for part in ("--set-json", setting)]
+        self.tools.helm(
+            *("upgrade", "--install", "everesthood", str(CHART), "--namespace", NAMESPACE),
+            *("--create-namespace", "--wait", "--wait-for-jobs", "--timeout", "5m"),
+            *(*self.flags, *files, *extra),
+        )
+
+    def label_namespace(self) -> None:
+        """Make the API server enforce restricted pod security on the installation itself."""
+        label = "pod-security.kubernetes.io/enforce=restricted"
+        self.tools.kubectl("label", "namespace", NAMESPACE, label, "--overwrite")
+
+    def apply_samples(self, *agents: str) -> None:
+        """Apply the organisation, the stand-in server and these agents, or all."""
+        self.apply(SAMPLES / "organization.yaml")
+        self.tools.kubectl("apply", "--server-side", "-k", str(SAMPLES / "standin"))
+        for agent in agents or AGENTS:
+            self.apply(SAMPLES / agent)
+
+    def apply(self, path: Path) -> str:
+        """Apply a file, or all files of a folder, by server-side apply."""
+        return self.tools.kubectl("apply", "--server-side", "-f", str(path))
+
+    def wait_ready(self, *agents: str, seconds: int = READY_SECONDS) -> None:
+        """Wait until the stand-in server and these agents are ready."""
+        self.tools.kubectl("-n", "standin", "rollout", "status", "deploy/standin", f"--timeout={seconds}s")
+        names = [f"agentinstance/{agent}" for agent in agents or AGENTS]
+        self.tools.kubectl(
+            *("-n", ORGANIZATION, "wait", "--for=condition=Ready", f"--timeout={seconds}s", *names),
+            timeout=seconds + 30,
+        )
+
+    def run(self, agent: str, *, seconds: int = 120) -> dict[str, Any]:
+        """Run an agent on its sample input and return the finished run."""
+        given = SAMPLES / "inputs" / f"{agent}.json"
+        text = self.tools.everesthood(
+            *("run", agent, "-n", ORGANIZATION, "--input", f"@{given}", "--follow", "-o", "json"),
+            timeout=seconds,
+        )
+        finished: dict[str, Any] = json.loads(text)
+        return finished

@@ -1,0 +1,66 @@
+"""Follows a worker pod's owners up to its AgentInstance, for the gateway."""
+
+from typing import Any, Final
+
+from everesthood.adapters.kubernetes.client import object_path
+from everesthood.adapters.kubernetes.identity import Asks, ask
+from everesthood.apis import names
+from everesthood.apis.reasons import Reason
+from everesthood.domain.errors import Forbidden
+from everesthood.usecases.ports.cluster import ApiError
+
+_NOT_FOUND: Final = 404
+_GONE_PHASES: Final = frozenset({"Succeeded", "Failed"})
+
+
+class KubernetesPodOwners:
+    """Implements `usecases.ports.identity.PodOwners`."""
+
+    def __init__(self, client: Asks) -> None:
+        """Ask through `client`, whose account may get pods, ReplicaSets and Deployments."""
+        self._client = client
+
+    async def seat(self, namespace: str, pod: str, pod_uid: str) -> tuple[str, str]:
+        """Return (instance uid, revision) at the end of pod → ReplicaSet → Deployment → AgentInstance."""
+        found = await self._get("v1", "pods", namespace, pod)
+        if found["metadata"]["uid"] != pod_uid:
+            raise _not_yours(f"Pod {namespace}/{pod} is not the one that the token was made for.")
+        if (found.get("status") or {}).get("phase") in _GONE_PHASES:
+            raise _not_yours(f"Pod {namespace}/{pod} is over.")
+        replica_set = await self._owner(found, "ReplicaSet", "replicasets")
+        deployment = await self._owner(replica_set, "Deployment", "deployments")
+        instance = _controller(deployment, "AgentInstance", names.API_VERSION)
+        revision = (deployment["metadata"].get("labels") or {}).get(names.LABEL_REVISION)
+        if not revision:
+            raise _not_yours(f"Deployment {deployment['metadata']['name']} carries no revision.")
+        return instance["uid"], revision
+
+    async def _owner(self, child: dict[str, Any], kind: str, plural: str) -> dict[str, Any]:
+        reference = _controller(child, kind, "apps/v1")
+        owner = await self._get("apps/v1", plural, child["metadata"]["namespace"], reference["name"])
+        if owner["metadata"]["uid"] != reference["uid"]:
+            raise _not_yours(f"{kind} {reference['name']} was replaced by another of that name.")
+        return owner
+
+    async def _get(self, api_version: str, plural: str, namespace: str, name: str) -> dict[str, Any]:
+        path = object_path(api_version, plural, namespace=namespace, name=name)
+        try:
+            return await ask(self._client, "GET", path)
+        except ApiError as error:
+            if error.status == _NOT_FOUND:
+                raise _not_yours(f"There is no {plural.removesuffix('s')} {namespace}/{name}.") from error
+            raise _not_yours(f"The gateway may not read {plural}: {error.message}") from error
+
+
+def _controller(child: dict[str, Any], kind: str, api_version: str) -> dict[str, Any]:
+    """Return the reference to the controlling owner; a second, smuggled owner never counts."""
+    for reference in child["metadata"].get("ownerReferences") or ():
+        if reference.get("controller") is True:
+            if reference["kind"] == kind and reference["apiVersion"] == api_version:
+                return dict(reference)
+            break
+    raise _not_yours(f"{child['metadata']['name']} is not controlled by a {kind} of ours.")
+
+
+def _not_yours(message: str) -> Forbidden:
+    return Forbidden(message, Reason.NOT_YOURS)

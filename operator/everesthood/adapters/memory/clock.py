@@ -1,0 +1,94 @@
+"""Runs and queues for the scheduler, kept in memory."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import timedelta
+
+from everesthood.adapters.memory.record import Record, RunRow
+from everesthood.domain.runs import Next, RunState, after_deadline, after_lease_expiry
+from everesthood.usecases.ports.record import DueBell, QueueOwner
+
+
+class MemoryClock:
+    """The port `ClockStore` over a `Record`."""
+
+    def __init__(self, record: Record) -> None:
+        """Share the tables with the other views."""
+        self._record = record
+
+    async def rescue(self) -> Mapping[str, int]:
+        """End or requeue runs whose worker fell silent or whose time is up."""
+        with self._record.reach():
+            counts: Counter[str] = Counter()
+            for row in self._record.rows.values():
+                becomes = self._verdict(row)
+                if becomes is not None:
+                    self._record.end(row, becomes)
+                    counts[becomes.state.value] += 1
+            return counts
+
+    def _verdict(self, row: RunRow) -> Next | None:
+        now = self._record.now()
+        ends = row.deadline_at
+        if row.state is RunState.QUEUED and ends is not None and ends <= now:
+            return after_deadline()
+        if row.state is not RunState.RUNNING or row.lease_until is None or row.lease_until >= now:
+            return None
+        return after_lease_expiry(
+            attempt=row.attempt,
+            max_attempts=row.request.max_attempts,
+            cancel_requested=row.cancel_requested,
+            deadline_at=ends,
+            now=now,
+        )
+
+    async def due_bells(self, older_than_seconds: float) -> Sequence[DueBell]:
+        """Return queues with work that waited too long."""
+        with self._record.reach():
+            since = self._record.now() - timedelta(seconds=older_than_seconds)
+            waiting = (r for r in self._record.rows.values() if r.state is RunState.QUEUED)
+            bells = {self._bell(row) for row in waiting if row.due_at <= since}
+            return [bell for bell in bells if bell is not None]
+
+    def _bell(self, row: RunRow) -> DueBell | None:
+        instance = self._record.live(row.request.instance_uid)
+        if instance is None:
+            return None
+        fresh = None if instance.published.suspended else instance.published.current_revision
+        revision = row.revision or fresh
+        return DueBell(instance_uid=row.request.instance_uid, revision=revision) if revision else None
+
+    async def queue_owners(self) -> Sequence[QueueOwner]:
+        """Return all instances, deleted ones not wanted."""
+        with self._record.reach():
+            return [
+                QueueOwner(instance_uid=uid, wanted=not row.deleted, ready=row.queue_ready)
+                for uid, row in self._record.instances.items()
+            ]
+
+    async def mark_queues(self, ready: Sequence[str], gone: Sequence[str]) -> None:
+        """Mark broker users made; forget deleted instances whose user is gone."""
+        with self._record.reach():
+            for uid in ready:
+                row = self._record.live(uid)
+                if row is not None and not row.queue_ready:
+                    row.queue_ready = True
+                    self._record.registry_changed.tell(uid)
+            for uid in gone:
+                gone_row = self._record.instances.get(uid)
+                if gone_row is not None and gone_row.deleted:
+                    del self._record.instances[uid]
+                    self._record.registry_changed.tell(uid)
+
+    async def lead(self, duty: str) -> AsyncIterator[bool]:
+        """Yield True once nobody else has the duty; it is never lost in memory."""
+        lock = self._record.duties.setdefault(duty, asyncio.Lock())
+        async with lock:
+            yield True
+            await asyncio.Event().wait()
+
+    async def queue_changes(self) -> AsyncIterator[None]:
+        """Yield at each published or removed instance."""
+        async for _ in self._record.queue_changed.listen():
+            yield

@@ -1,0 +1,76 @@
+"""What the gateway knows of instances and credentials, kept in memory."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
+
+from everesthood.adapters.memory.record import Record
+from everesthood.usecases.ports.record import AuditEntry
+from everesthood.usecases.ports.registry import (
+    CredentialObservation,
+    PublishedCredential,
+    PublishedInstance,
+    PublishedRevision,
+)
+
+
+class MemoryGateway:
+    """The ports `GatewayStore` and `ObservationStore` over a `Record`."""
+
+    def __init__(self, record: Record) -> None:
+        """Share the tables with the other views."""
+        self._record = record
+
+    async def instance(self, uid: str) -> PublishedInstance | None:
+        """Return the published instance."""
+        with self._record.reach():
+            row = self._record.live(uid)
+            return None if row is None else row.published
+
+    async def revision(self, namespace: str, digest: str) -> PublishedRevision | None:
+        """Return the content of a revision."""
+        with self._record.reach():
+            return self._record.revisions.get((namespace, digest))
+
+    async def credentials(self, namespace: str, names: Collection[str]) -> Mapping[str, PublishedCredential]:
+        """Return credentials by name."""
+        with self._record.reach():
+            known = (row.published for row in self._record.credentials.values())
+            return {c.name: c for c in known if c.namespace == namespace and c.name in names}
+
+    async def queue_ready(self, uid: str) -> bool:
+        """Return whether the broker user exists."""
+        with self._record.reach():
+            row = self._record.live(uid)
+            return row is not None and row.queue_ready
+
+    async def audit(self, entry: AuditEntry) -> None:
+        """Keep the line."""
+        with self._record.reach():
+            self._record.audit.append(entry)
+
+    async def credentials_due(self, older_than_seconds: float) -> Sequence[PublishedCredential]:
+        """Return credentials to look at."""
+        with self._record.reach():
+            since = self._record.now() - timedelta(seconds=older_than_seconds)
+            rows = self._record.credentials.values()
+            return [r.published for r in rows if r.observed_at is None or r.observed_at < since]
+
+    async def observe(self, uid: str, reason: str, fingerprint: str) -> None:
+        """Write what was seen."""
+        with self._record.reach():
+            row = self._record.credentials.get(uid)
+            if row is None:
+                return
+            row.observed_at = self._record.now()
+            seen, row.seen = row.seen, self._seen(row.seen, reason, fingerprint)
+            if seen != row.seen:
+                self._record.registry_changed.tell(uid)
+
+    def _seen(
+        self, before: CredentialObservation | None, reason: str, fingerprint: str
+    ) -> CredentialObservation:
+        last = before.fingerprint if before else ""
+        changed_at = before.changed_at if before else None
+        if fingerprint and fingerprint != last:
+            changed_at = self._record.now()
+        return CredentialObservation(reason=reason, fingerprint=fingerprint or last, changed_at=changed_at)

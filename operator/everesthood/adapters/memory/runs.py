@@ -1,0 +1,138 @@
+"""Runs for the web API, kept in memory."""
+
+from collections.abc import AsyncIterator, Sequence
+
+from everesthood.adapters.memory.record import Record, RunRow, as_run
+from everesthood.apis.reasons import Reason
+from everesthood.domain.errors import Conflict, NotFound
+from everesthood.domain.runs import Run, RunId, RunRequest, RunState, after_cancel
+from everesthood.usecases.ports.record import (
+    Accepted,
+    AuditEntry,
+    InstanceTarget,
+    RunFilter,
+    StoredLine,
+    StoredStep,
+)
+
+
+class MemoryRuns:
+    """The port `RunStore` over a `Record`."""
+
+    def __init__(self, record: Record) -> None:
+        """Share the tables with the other views."""
+        self._record = record
+
+    async def target(self, namespace: str, instance: str) -> InstanceTarget | None:
+        """Return the published instance of that name."""
+        with self._record.reach():
+            for row in self._record.instances.values():
+                found = row.published
+                if (found.namespace, found.name) == (namespace, instance) and not row.deleted:
+                    revision = self._record.revisions.get((namespace, found.current_revision or ""))
+                    return InstanceTarget(
+                        uid=found.uid,
+                        namespace=namespace,
+                        name=instance,
+                        suspended=found.suspended,
+                        current_revision=found.current_revision,
+                        template_spec=None if revision is None else revision.spec,
+                    )
+        return None
+
+    async def accept(self, request: RunRequest) -> Accepted:
+        """Keep the run, once per idempotency key."""
+        with self._record.reach():
+            if (earlier := self._earlier(request)) is not None:
+                return Accepted(run=earlier, ring=None, repeated=True)
+            row = self._record.live(request.instance_uid)
+            if row is None:
+                raise NotFound("The AgentInstance was deleted.", Reason.INSTANCE_NOT_FOUND)
+            if request.id in self._record.rows:
+                raise Conflict(f"A run {request.id} exists.")
+            now = self._record.now()
+            self._record.rows[request.id] = RunRow(request=request, created_at=now, due_at=now)
+            if request.idempotency_key is not None:
+                key = (request.instance_uid, request.idempotency_key)
+                self._record.idempotency[key] = (request.request_digest, request.id)
+            self._audit(request.namespace, request.requested_by, "run.accept", request.id, request.request_id)
+            revision = row.published.current_revision
+            rings = revision is not None and not row.published.suspended
+            return Accepted(
+                run=request.id, ring=(request.instance_uid, revision) if rings and revision else None
+            )
+
+    def _earlier(self, request: RunRequest) -> RunId | None:
+        if request.idempotency_key is None:
+            return None
+        known = self._record.idempotency.get((request.instance_uid, request.idempotency_key))
+        if known is None:
+            return None
+        if known[0] != request.request_digest:
+            said = "The Idempotency-Key was used before with another request."
+            raise Conflict(said, Reason.IDEMPOTENCY_CONFLICT)
+        return known[1]
+
+    def _audit(self, namespace: str, actor: str, action: str, run: str, request_id: str) -> None:
+        entry = AuditEntry(
+            namespace=namespace, actor=actor, action=action, target=f"run/{run}", request_id=request_id
+        )
+        self._record.audit.append(entry)
+
+    async def get(self, namespace: str, run: RunId) -> Run | None:
+        """Return the run if it is in that namespace."""
+        with self._record.reach():
+            row = self._record.rows.get(run)
+            return None if row is None or row.request.namespace != namespace else as_run(row)
+
+    async def list(self, wanted: RunFilter) -> Sequence[Run]:
+        """Return a page, newest first."""
+        with self._record.reach():
+            rows = [row for row in self._record.rows.values() if _matches(row, wanted)]
+            rows.sort(key=lambda row: row.request.id, reverse=True)
+            return [as_run(row, whole=False) for row in rows[: wanted.limit]]
+
+    async def steps(self, run: RunId) -> Sequence[StoredStep]:
+        """Return the steps of a run."""
+        with self._record.reach():
+            row = self._record.rows.get(run)
+            return [] if row is None else list(row.steps.values())
+
+    async def log(self, run: RunId, after: int = 0, limit: int = 1000) -> Sequence[StoredLine]:
+        """Return lines with a greater `seq`."""
+        with self._record.reach():
+            row = self._record.rows.get(run)
+            return [] if row is None else [line for line in row.log if line.seq > after][:limit]
+
+    async def cancel(self, namespace: str, run: RunId, actor: str, request_id: str) -> Run | None:
+        """Cancel a waiting run, mark a running one."""
+        with self._record.reach():
+            row = self._record.rows.get(run)
+            if row is None or row.request.namespace != namespace:
+                return None
+            becomes = after_cancel(row.state, actor)
+            if becomes is not None and not row.cancel_requested:
+                self._audit(namespace, actor, "run.cancel", run, request_id)
+                if becomes.state is RunState.CANCELLED:
+                    self._record.end(row, becomes)
+                else:
+                    row.reason, row.message = becomes.reason, becomes.message
+                row.cancel_requested = True
+                self._record.run_changed.tell(run)
+            return as_run(row)
+
+    async def watch(self, run: RunId) -> AsyncIterator[None]:
+        """Yield at each change."""
+        async for changed in self._record.run_changed.listen():
+            if changed == run:
+                yield
+
+
+def _matches(row: RunRow, wanted: RunFilter) -> bool:
+    asked = row.request
+    return (
+        asked.namespace == wanted.namespace
+        and wanted.instance in (None, asked.instance)
+        and (not wanted.states or row.state in wanted.states)
+        and (wanted.before is None or asked.id < wanted.before)
+    )

@@ -1,0 +1,43 @@
+"""Tells watchers in other processes which runs changed: in batches, so that no run pays for it."""
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+from everesthood.adapters.postgres.listen import EVERYTHING, RUNS
+from everesthood.adapters.postgres.pool import Database
+from everesthood.domain.errors import EveresthoodError
+
+_PERIOD_SECONDS: Final = 0.05
+_MOST: Final = 200
+"""Ids that fit into one payload of 8,000 bytes; beyond that all watchers look."""
+
+
+class Announcer:
+    """Collects ids and tells them at most every 50 ms, in one NOTIFY."""
+
+    def __init__(self, database: Database) -> None:
+        """Start with nothing to tell."""
+        self._database = database
+        self._pending: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def changed(self, runs: Iterable[str]) -> None:
+        """Tell of these runs soon."""
+        self._pending.update(runs)
+        if self._pending and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._tell(), name="announce-runs")
+
+    async def close(self) -> None:
+        """Tell what is left."""
+        if self._task is not None:
+            await self._task
+
+    async def _tell(self) -> None:
+        while self._pending:
+            told, self._pending = self._pending, set()
+            payload = EVERYTHING if len(told) > _MOST else ",".join(told)
+            with suppress(EveresthoodError):  # a hint: watchers also look by themselves
+                await self._database.notify(RUNS, payload)
+            await asyncio.sleep(_PERIOD_SECONDS)

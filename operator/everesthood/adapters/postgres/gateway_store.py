@@ -1,0 +1,58 @@
+"""What the gateway knows of instances, revisions and credentials."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+
+from everesthood.adapters.postgres import rows
+from everesthood.adapters.postgres.listen import REGISTRY
+from everesthood.adapters.postgres.pool import Database
+from everesthood.usecases.ports.record import AuditEntry
+from everesthood.usecases.ports.registry import PublishedCredential, PublishedInstance, PublishedRevision
+
+
+class PostgresGateway:
+    """The ports `GatewayStore` and `ObservationStore`."""
+
+    def __init__(self, database: Database) -> None:
+        """Use the process's pool."""
+        self._database = database
+
+    async def instance(self, uid: str) -> PublishedInstance | None:
+        """Return the published instance."""
+        row = await self._database.row("instance", uid)
+        if row is None:
+            return None
+        kept = dict(row) | {"config": row["config"].encode(), "bindings": json.loads(row["bindings"])}
+        return PublishedInstance(**kept)
+
+    async def revision(self, namespace: str, digest: str) -> PublishedRevision | None:
+        """Return the content of a revision."""
+        row = await self._database.row("revision", namespace, digest)
+        return None if row is None else PublishedRevision(**(dict(row) | {"spec": row["spec"].encode()}))
+
+    async def credentials(self, namespace: str, names: Collection[str]) -> Mapping[str, PublishedCredential]:
+        """Return credentials by name."""
+        found = await self._database.fetch("credentials", namespace, list(names))
+        return {row["name"]: rows.credential(row) for row in found}
+
+    async def queue_ready(self, uid: str) -> bool:
+        """Return whether the broker user exists."""
+        row = await self._database.row("is_queue_ready", uid)
+        return row is not None and row["queue_ready"]
+
+    async def audit(self, entry: AuditEntry) -> None:
+        """Write one line of the audit log."""
+        await self._database.fetch(
+            "audit", entry.namespace, entry.actor, entry.action, entry.target, entry.request_id
+        )
+
+    async def credentials_due(self, older_than_seconds: float) -> Sequence[PublishedCredential]:
+        """Return credentials to look at."""
+        found = await self._database.fetch("credentials_due", older_than_seconds)
+        return [rows.credential(row) for row in found]
+
+    async def observe(self, uid: str, reason: str, fingerprint: str) -> None:
+        """Write what was seen and tell the controller of a change."""
+        row = await self._database.row("observe", uid, reason, fingerprint)
+        if row is not None and row["changed"]:
+            await self._database.notify(REGISTRY, uid)

@@ -1,0 +1,60 @@
+"""Rows of the record as values of ours, and back."""
+
+from typing import Final
+
+from everesthood.adapters.postgres.pool import Row
+from everesthood.apis.reasons import Reason
+from everesthood.domain.runs import Run, RunId, RunState
+from everesthood.usecases.ports.registry import PublishedCredential
+
+STATES: Final = tuple(RunState)
+CODES: Final = {state: code for code, state in enumerate(STATES)}
+"""States are small integers in the table, in the order of the enum."""
+STEP_CODES: Final = {"started": 0, "succeeded": 1, "skipped": 2, "failed": 3}
+
+
+def run(row: Row) -> Run:
+    """Return the run of a row."""
+    return Run(
+        id=RunId(row["id"]),
+        namespace=row["namespace"],
+        instance=row["instance"],
+        instance_uid=row["instance_uid"],
+        state=STATES[row["state"]],
+        input=row["input"].encode(),
+        output=None if row["output"] is None else row["output"].encode(),
+        reason=None if row["reason"] is None else Reason(row["reason"]),
+        message=row["message"],
+        revision=row["revision"],
+        attempt=row["attempt"],
+        fence=row["fence"],
+        requested_by=row["requested_by"],
+        request_id=row["request_id"],
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        cancel_requested=row["cancel_requested"],
+    )
+
+
+def credential(row: Row) -> PublishedCredential:
+    """Return the credential of a row."""
+    return PublishedCredential(
+        uid=row["uid"],
+        namespace=row["namespace"],
+        name=row["name"],
+        generation=row["generation"],
+        type=row["type"],
+        header=row["header"],
+        secret_name=row["secret_name"],
+        secret_key=row["secret_key"],
+        hosts=tuple(row["hosts"]),
+        allowed_instances=tuple(row["allowed_instances"]),
+    )
+
+
+def text(value: str) -> str:
+    """Return text that PostgreSQL can hold: it knows no NUL and no lone surrogate."""
+    if "\0" in value:
+        value = value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()

@@ -1,0 +1,176 @@
+"""Runs for the web API: accepted in batches, read one by one."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Final
+from uuid import UUID
+
+from everesthood.adapters.postgres import rows
+from everesthood.adapters.postgres.announce import Announcer
+from everesthood.adapters.postgres.batches import Batches
+from everesthood.adapters.postgres.listen import RUNS, Listener
+from everesthood.adapters.postgres.pool import Connection, Database, again, sql
+from everesthood.apis.reasons import Reason
+from everesthood.domain.errors import Conflict, EveresthoodError, NotFound
+from everesthood.domain.runs import Run, RunId, RunRequest, after_cancel
+from everesthood.usecases.ports.record import Accepted, InstanceTarget, RunFilter, StoredLine, StoredStep
+
+_LOOK_SECONDS: Final = 5.0
+"""A watcher looks this often even when nobody tells it of a change."""
+
+
+class PostgresRuns:
+    """The port `RunStore`."""
+
+    def __init__(self, database: Database, listener: Listener) -> None:
+        """Use the process's pool and listener."""
+        self._database = database
+        self._listener = listener
+        self._announcer = Announcer(database)
+        self._accepts: Batches[RunRequest, Accepted] = Batches(self._accept)
+
+    async def target(self, namespace: str, instance: str) -> InstanceTarget | None:
+        """Return the published instance of that name."""
+        row = await self._database.row("target", namespace, instance)
+        if row is None:
+            return None
+        return InstanceTarget(
+            uid=row["uid"],
+            namespace=namespace,
+            name=instance,
+            suspended=row["suspended"],
+            current_revision=row["current_revision"],
+            template_spec=None if row["spec"] is None else row["spec"].encode(),
+        )
+
+    async def accept(self, request: RunRequest) -> Accepted:
+        """Commit the run, together with others that come at the same time."""
+        return await self._accepts.submit(request)
+
+    async def _accept(self, batch: Sequence[RunRequest]) -> Sequence[Accepted | EveresthoodError]:
+        inserted = await self._database.fetch("accept", *_columns(batch))
+        rings = {row["id"]: row["revision"] for row in inserted}
+        missing = [r for r in batch if str(r.id) not in rings]
+        earlier = await self._earlier(missing)
+        return [self._answer(request, rings, earlier) for request in batch]
+
+    async def _earlier(self, missing: Sequence[RunRequest]) -> dict[tuple[str, str], tuple[bytes, RunId]]:
+        keyed = [(r.instance_uid, r.idempotency_key) for r in missing if r.idempotency_key is not None]
+        if not keyed:
+            return {}
+        found = await self._database.fetch("earlier", [uid for uid, _ in keyed], [key for _, key in keyed])
+        return {(r["instance_uid"], r["key"]): (r["digest"], RunId(r["run"])) for r in found}
+
+    def _answer(
+        self,
+        request: RunRequest,
+        rings: dict[str, str | None],
+        earlier: dict[tuple[str, str], tuple[bytes, RunId]],
+    ) -> Accepted | EveresthoodError:
+        if request.id in rings:
+            revision = rings[request.id]
+            ring = None if revision is None else (request.instance_uid, revision)
+            return Accepted(run=request.id, ring=ring)
+        known = earlier.get((request.instance_uid, request.idempotency_key or ""))
+        if known is None:
+            return NotFound("The AgentInstance was deleted.", Reason.INSTANCE_NOT_FOUND)
+        if known[0] != request.request_digest:
+            said = "The Idempotency-Key was used before with another request."
+            return Conflict(said, Reason.IDEMPOTENCY_CONFLICT)
+        return Accepted(run=known[1], ring=None, repeated=True)
+
+    async def get(self, namespace: str, run: RunId) -> Run | None:
+        """Return the run if it is in that namespace; an id that is none is nowhere."""
+        if not _is_id(run):
+            return None
+        row = await self._database.row("get_run", run, namespace)
+        return None if row is None else rows.run(row)
+
+    async def list(self, wanted: RunFilter) -> Sequence[Run]:
+        """Return a page, newest first."""
+        codes = [rows.CODES[state] for state in wanted.states]
+        found = await self._database.fetch(
+            "list_runs", wanted.namespace, wanted.instance, codes, wanted.before, wanted.limit
+        )
+        return [rows.run(row) for row in found]
+
+    async def steps(self, run: RunId) -> Sequence[StoredStep]:
+        """Return the steps of a run."""
+        found = await self._database.fetch("steps", run)
+        return [StoredStep(**(dict(row) | {"output": row["output"].encode()})) for row in found]
+
+    async def log(self, run: RunId, after: int = 0, limit: int = 1000) -> Sequence[StoredLine]:
+        """Return lines with a greater `seq`."""
+        return [StoredLine(**dict(row)) for row in await self._database.fetch("log", run, after, limit)]
+
+    async def cancel(self, namespace: str, run: RunId, actor: str, request_id: str) -> Run | None:
+        """Cancel a waiting run, mark a running one."""
+        if not _is_id(run):
+            return None
+
+        async def once() -> bool:
+            async with self._database.transaction() as connection:
+                return await _cancel(connection, namespace, run, actor, request_id)
+
+        if await again(once):
+            self._announcer.changed([run])
+        return await self.get(namespace, run)
+
+    async def watch(self, run: RunId) -> AsyncIterator[None]:
+        """Yield when somebody told of the run, and every few seconds in case nobody could."""
+        async with aclosing(self._listener.subscribe(RUNS, run)) as told:
+            pending = asyncio.ensure_future(anext(told))
+            try:
+                while True:
+                    await asyncio.wait([pending], timeout=_LOOK_SECONDS)
+                    if pending.done():
+                        pending.result()
+                        pending = asyncio.ensure_future(anext(told))
+                    yield
+            finally:
+                pending.cancel()
+                await asyncio.wait([pending])
+
+    async def close(self) -> None:
+        """Wait for what is under way."""
+        await self._accepts.close()
+        await self._announcer.close()
+
+
+async def _cancel(connection: Connection, namespace: str, run: RunId, actor: str, request_id: str) -> bool:
+    row = await connection.fetchrow(sql("lock_run"), run, namespace)
+    becomes = None if row is None else after_cancel(rows.STATES[row["state"]], actor)
+    if row is None or becomes is None or row["cancel_requested"]:
+        return False
+    state, reason = rows.CODES[becomes.state], becomes.reason
+    await connection.execute(sql("cancel"), run, state, reason, rows.text(becomes.message), actor, request_id)
+    return True
+
+
+def _columns(batch: Sequence[RunRequest]) -> tuple[list[object], ...]:
+    table = [
+        (
+            request.id,
+            request.instance_uid,
+            request.namespace,
+            request.instance,
+            request.input.decode(),
+            request.requested_by,
+            request.request_id,
+            request.max_attempts,
+            request.max_run_seconds,
+            request.idempotency_key,
+            request.request_digest,
+        )
+        for request in batch
+    ]
+    return tuple(list(column) for column in zip(*table, strict=True))
+
+
+def _is_id(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,34 @@
+-- Commits a batch of runs with their idempotency keys and audit lines. A row that does not come back
+-- is a repeat (its key is taken) or has no instance any more. The share lock makes a deletion of the
+-- instance wait, so that it finds the run and cancels it.
+with asked as (
+    select * from unnest(
+        $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+        $8::int[], $9::int[], $10::text[], $11::bytea[]
+    ) t(id, instance_uid, namespace, instance, input, requested_by, request_id,
+        max_attempts, max_run_seconds, key, digest)
+), live as materialized (
+    select uid, current_revision, suspended from instance
+    where uid in (select instance_uid from asked) and deleted_at is null
+    order by uid for share
+), keyed as (
+    insert into idempotency (instance_uid, key, digest, run_id)
+    select instance_uid, key, digest, id from asked
+    where key is not null and instance_uid in (select uid from live)
+    order by instance_uid, key
+    on conflict do nothing
+    returning run_id
+), fresh as (
+    insert into run (id, namespace, instance, instance_uid, input, requested_by, request_id,
+                     max_attempts, max_run_seconds)
+    select id, namespace, instance, instance_uid, input::json, requested_by, request_id,
+           max_attempts, max_run_seconds
+    from asked
+    where instance_uid in (select uid from live) and (key is null or id in (select run_id from keyed))
+    returning id, namespace, instance_uid, requested_by, request_id
+), noted as (
+    insert into audit (namespace, actor, action, target, request_id)
+    select namespace, requested_by, 'run.accept', 'run/' || id, request_id from fresh
+)
+select fresh.id::text as id, case when live.suspended then null else live.current_revision end as revision
+from fresh join live on live.uid = fresh.instance_uid

@@ -1,0 +1,1 @@
+update instance set deleted_at = now() where uid = $1 and deleted_at is null returning uid

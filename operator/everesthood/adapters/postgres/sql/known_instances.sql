@@ -1,0 +1,1 @@
+select uid from instance where deleted_at is null

@@ -1,0 +1,12 @@
+-- Runs whose worker fell silent, and started runs that wait although their time is up. The columns come
+-- from the locked rows, so that a cancellation of this very moment is seen.
+with silent as (
+    select * from run where state = 1 and lease_until < now()
+    order by lease_until limit $1 for update skip locked
+), late as (
+    select * from run
+    where state = 0 and revision is not null and started_at + max_run_seconds * interval '1 second' <= now()
+    limit $1 for update skip locked
+)
+select id::text, state, attempt, max_attempts, max_run_seconds, cancel_requested, started_at, now() as now
+from (select * from silent union all select * from late) overdue

@@ -1,0 +1,254 @@
+"""What stands behind a Context in a worker: checkpoints, guarded calls, leases, log and usage."""
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from everesthood.adapters.steps.calls import IDEMPOTENCY_HEADER, idempotency_key
+from everesthood.adapters.steps.llm_step import LlmRunner, Question
+from everesthood.apis.wire import StepRecord
+from everesthood.domain.errors import OutcomeUnknown, StepFailed
+from everesthood.sdk import Answer, Credential, Prompt, Request, Response
+from everesthood.sdk.context import Level
+from everesthood.usecases.execute_step import encoded
+from everesthood.usecases.ports.worker import Call, Credentials, Outbound, Scope
+
+T = TypeVar("T")
+InThread = Callable[[Callable[[], Any]], Awaitable[object]]
+
+USAGE: Final = "$usage"
+"""The record of a step's usage is `<step>/$usage`; no author's name has a `$`."""
+_NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,79}$")
+_UNSAFE: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_IN_DOUBT: Final = "it was under way when its worker died, and must not be repeated unseen"
+
+_piece: contextvars.ContextVar[str] = contextvars.ContextVar("piece")
+"""The name of the `ctx.step` that the calling code is in."""
+
+
+class WorkerEngine:
+    """The SDK's `Engine` of one try of one code step."""
+
+    def __init__(
+        self, scope: Scope, outbound: Outbound, llm: LlmRunner, credentials: Credentials, in_thread: InThread
+    ) -> None:
+        """Belong to the step of `scope`."""
+        self._scope = scope
+        self._outbound = outbound
+        self._llm = llm
+        self._credentials = credentials
+        self._in_thread = in_thread
+        self._loop = asyncio.get_running_loop()
+        self._uses: Counter[str] = Counter()
+        self._calls: Counter[str] = Counter()
+        self._usage = self._earlier_usage()
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Let the code do nothing more through its Context: its step is over."""
+        self._is_closed = True
+
+    # --- checkpoints ------------------------------------------------------------------------
+
+    async def step(self, name: str, call: Callable[[], object], *, idempotent: bool) -> object:
+        """Return the checkpoint of that name, or make the call and keep what it returns."""
+        self._check_open()
+        key = self._key(name)
+        past = self._scope.earlier.get(key)
+        if past is not None and past.state == "succeeded":
+            return msgspec.json.decode(past.output)
+        if past is not None and past.state == "started" and not idempotent:
+            raise OutcomeUnknown(f"{key}: {_IN_DOUBT}")
+        began = time.time()
+        if not idempotent:
+            await self._keep(StepRecord(name=key, state="started", started_at=began))
+        value = await self._made(key, call, idempotent=idempotent)
+        raw = encoded(self._clean(value), f"the value of {key}")
+        await self._keep(
+            StepRecord(name=key, state="succeeded", output=raw, started_at=began, finished_at=time.time())
+        )
+        return msgspec.json.decode(raw)
+
+    def _key(self, name: str) -> str:
+        if not _NAME.match(name):
+            raise StepFailed(f"{name!r} is no name for a step: use letters, digits and _ . : -, at most 80")
+        self._uses[name] += 1
+        use = self._uses[name]
+        return f"{self._scope.step.name}/{name}" + (f"#{use}" if use > 1 else "")
+
+    async def _made(self, key: str, call: Callable[[], object], *, idempotent: bool) -> object:
+        inside = contextvars.copy_context()
+        inside.run(_piece.set, key)
+        task = self._loop.create_task(self._called(call), context=inside)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        except OutcomeUnknown as error:
+            if idempotent:
+                raise
+            raise OutcomeUnknown(f"{key}: {error.message}") from None  # transient no more: a person decides
+        except Exception:
+            if not idempotent:
+                await self._keep(StepRecord(name=key, state="failed", finished_at=time.time()))
+            raise
+
+    async def _called(self, call: Callable[[], object]) -> object:
+        # What is defined with `async def` gives a coroutine at once; anything else may block.
+        result = call() if inspect.iscoroutinefunction(call) else await self._in_thread(call)
+        return await result if inspect.isawaitable(result) else result
+
+    async def _keep(self, record: StepRecord) -> None:
+        self.note_usage()
+        await self._scope.journal.commit(record)
+        self._scope.earlier[record.name] = record
+
+    # --- calls ------------------------------------------------------------------------------
+
+    async def http(self, request: Request) -> Response:
+        """Make an HTTP call through the guarded client."""
+        self._check_open()
+        headers = dict(request.headers)
+        if request.method in _UNSAFE:
+            headers.setdefault(IDEMPOTENCY_HEADER.lower(), self._call_key())
+        answer = await self._outbound.send(
+            Call(
+                method=request.method,
+                url=request.url,
+                headers=tuple(headers.items()),
+                content=request.content,
+                credential=request.credential,
+                max_bytes=request.max_bytes,
+                timeout_seconds=request.timeout_seconds,
+            )
+        )
+        return Response(status=answer.status, headers=answer.headers, content=answer.body)
+
+    async def llm(self, prompt: Prompt) -> Answer:
+        """Make a model call, and count its tokens."""
+        self._check_open()
+        output: Any = await self._llm.ask(
+            Question(
+                endpoint=prompt.endpoint,
+                model=prompt.model,
+                messages=[dict(message) for message in prompt.messages],
+                credential=prompt.credential,
+                output_schema=prompt.output_schema,
+                max_tokens=prompt.max_tokens,
+                temperature=prompt.temperature,
+                timeout_seconds=prompt.timeout_seconds,
+                idempotency_key=self._call_key(),
+            )
+        )
+        usage = output["usage"]
+        self.count("inputTokens", usage["inputTokens"])
+        self.count("outputTokens", usage["outputTokens"])
+        return Answer(
+            content=output["content"],
+            model=output["model"],
+            input_tokens=usage["inputTokens"],
+            output_tokens=usage["outputTokens"],
+        )
+
+    def _call_key(self) -> str:
+        """Return a key that the same call has again when its piece of work is repeated."""
+        piece = _piece.get(self._scope.step.name)
+        self._calls[piece] += 1
+        return idempotency_key(self._scope.run, f"{piece}:{self._calls[piece]}")
+
+    async def credential(self, slot: str) -> Credential:
+        """Lease the credential bound to a slot."""
+        self._check_open()
+        lease = await self._credentials.lease(slot)
+        return Credential(type=lease.type, value=lease.value, header=lease.header, hosts=lease.hosts)
+
+    # --- log and usage ----------------------------------------------------------------------
+
+    def log(self, level: Level, message: str) -> None:
+        """Write a line of the run's log."""
+        clean = self._credentials.redact(message).replace("\x00", "\ufffd")
+        self._on_loop(lambda: self._scope.journal.log(level, clean, self._scope.step.name))
+
+    def count(self, name: str, amount: int) -> None:
+        """Count usage; it is kept with the next checkpoint and at the end."""
+        if not _NAME.match(name) or isinstance(amount, bool) or not isinstance(amount, int) or amount < 0:
+            raise StepFailed(f"usage {name!r} {amount!r}: give a name and a whole number, 0 or more")
+        with self._lock:
+            self._usage[name] += amount
+
+    def note_usage(self) -> None:
+        """Write the usage counted so far."""
+        with self._lock:
+            counted = dict(self._usage)
+        if not counted:
+            return
+        now = time.time()
+        record = StepRecord(
+            name=f"{self._scope.step.name}/{USAGE}",
+            state="succeeded",
+            output=msgspec.Raw(msgspec.json.encode(counted)),
+            started_at=now,
+            finished_at=now,
+        )
+        self._scope.earlier[record.name] = record
+        self._scope.journal.note(record)
+
+    def _earlier_usage(self) -> Counter[str]:
+        past = self._scope.earlier.get(f"{self._scope.step.name}/{USAGE}")
+        return Counter(msgspec.json.decode(past.output, type=dict[str, int]) if past else {})
+
+    # --- threads ----------------------------------------------------------------------------
+
+    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and block the calling thread until it is done."""
+        inside = self._inside(coroutine, contextvars.copy_context())
+        try:
+            if _running_loop() is not None:
+                raise StepFailed("ctx.wait blocks: in an async function, await instead")
+            self._check_open()
+            future = asyncio.run_coroutine_threadsafe(inside, self._loop)
+        except (StepFailed, RuntimeError):  # RuntimeError: the loop is closed, the worker is gone
+            inside.close()
+            coroutine.close()
+            raise
+        return future.result()
+
+    async def _inside(self, coroutine: Coroutine[Any, Any, T], inside: contextvars.Context) -> T:
+        return await self._loop.create_task(coroutine, context=inside)
+
+    def _on_loop(self, call: Callable[[], None]) -> None:
+        if _running_loop() is self._loop:
+            call()
+        else:
+            with contextlib.suppress(RuntimeError):  # the worker is gone, and with it the log
+                self._loop.call_soon_threadsafe(call)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StepFailed("the step is over: its code can do nothing more")
+
+    def _clean(self, value: object) -> object:
+        try:
+            text = msgspec.json.encode(value).decode()
+        except (TypeError, ValueError, RecursionError, OverflowError):
+            return value  # `encoded` says what is wrong
+        clean = self._credentials.redact(text)
+        return value if clean == text else msgspec.json.decode(clean)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,0 +1,123 @@
+"""The code step: finds the author's function and calls it with a Context."""
+
+import asyncio
+import contextvars
+import importlib
+import inspect
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from everesthood.adapters.steps.code_engine import WorkerEngine
+from everesthood.adapters.steps.llm_step import LlmRunner
+from everesthood.domain.errors import EveresthoodError, ExpressionFailed, StepFailed
+from everesthood.domain.steps import CodeStep
+from everesthood.sdk import Context, Run
+from everesthood.usecases.expressions import Expressions
+from everesthood.usecases.ports.worker import Credentials, Outbound, Scope
+
+_MOST_THREADS: Final = 100
+_SHOWN_FRAMES: Final = 8
+
+Function = Callable[[Context], Any]
+
+
+class CodeRunner:
+    """Calls the author's functions; plain ones in threads."""
+
+    def __init__(self, expressions: Expressions, outbound: Outbound, credentials: Credentials) -> None:
+        """Give functions these to work with."""
+        self._expressions = expressions
+        self._outbound = outbound
+        self._llm = LlmRunner(expressions, outbound)
+        self._credentials = credentials
+        self._found: dict[str, Function] = {}
+        self._threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="code")
+        self._busy: dict[tuple[str, str], asyncio.Future[Any]] = {}
+
+    async def find(self, entrypoint: str, path: str = "code.entrypoint") -> Function:
+        """Return the function, imported once; raise StepFailed with the path when there is none."""
+        known = self._found.get(entrypoint)
+        if known is None:
+            known = await asyncio.to_thread(_imported, entrypoint, path)
+            self._found[entrypoint] = known
+        return known
+
+    async def run(self, scope: Scope, step: CodeStep) -> object:
+        """Return what the function returns."""
+        function = await self.find(step.entrypoint)
+        args = await self._args(scope, step)
+        engine = WorkerEngine(scope, self._outbound, self._llm, self._credentials, self._in_thread)
+        context = Context(
+            engine,
+            run=Run(id=scope.run, attempt=scope.attempt, request_id=scope.request_id),
+            input=scope.variables["input"],
+            config=scope.variables["config"],
+            args=args,
+        )
+        try:
+            return await self._call(scope, function, context)
+        except EveresthoodError:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the author's code raises
+            engine.log("error", _shown(error))
+            said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise StepFailed(said, transient=True) from None
+        finally:
+            engine.note_usage()
+            engine.close()
+
+    async def _args(self, scope: Scope, step: CodeStep) -> object:
+        if step.args is None:
+            return None
+        try:
+            return await self._expressions.evaluate(step.args, scope.variables)
+        except ExpressionFailed as error:
+            raise ExpressionFailed(f"args: {error.message}") from None
+
+    async def _call(self, scope: Scope, function: Function, context: Context) -> object:
+        if inspect.iscoroutinefunction(function):
+            return await function(context)
+        key = (scope.run, scope.step.name)
+        if key in self._busy:
+            raise StepFailed("the try before is still running in its thread, which nothing can stop")
+        future = asyncio.ensure_future(self._in_thread(function, context))
+        self._busy[key] = future
+        future.add_done_callback(lambda done: self._free(key, done))
+        result = await asyncio.shield(future)
+        return await result if inspect.isawaitable(result) else result
+
+    def _free(self, key: tuple[str, str], done: asyncio.Future[Any]) -> None:
+        del self._busy[key]
+        if not done.cancelled():
+            done.exception()  # nobody waits for a thread that outlived its step
+
+    async def _in_thread(self, function: Callable[..., Any], *args: object) -> object:
+        inside = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, inside.run, function, *args)
+
+
+def _imported(entrypoint: str, path: str) -> Function:
+    module_name, _, function_name = entrypoint.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except ModuleNotFoundError as error:
+        said = f"{path}: the worker's image has no module {error.name or module_name}"
+        raise StepFailed(said) from None
+    except AttributeError:
+        raise StepFailed(f"{path}: module {module_name} has no function {function_name}") from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the author's module raises
+        said = f"{path}: module {module_name} cannot be imported: {type(error).__name__}: {error}"
+        raise StepFailed(said) from None
+    if not callable(function):
+        raise StepFailed(f"{path}: {entrypoint} is not a function")
+    return function  # type: ignore[no-any-return]
+
+
+def _shown(error: BaseException) -> str:
+    """Return the author's part of a traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "everesthood/adapters/steps" not in frame.filename]
+    lines = traceback.format_list(own[-_SHOWN_FRAMES:])
+    return "".join([*lines, *traceback.format_exception_only(error)]).rstrip()

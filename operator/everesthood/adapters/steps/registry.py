@@ -1,0 +1,65 @@
+"""Steps: finds the one who does a kind of step, and lets no credential out in what comes of it."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from everesthood.adapters.steps.code_step import CodeRunner
+from everesthood.adapters.steps.http_step import HttpRunner
+from everesthood.adapters.steps.llm_step import LlmRunner
+from everesthood.adapters.steps.transform_step import TransformRunner
+from everesthood.apis.reasons import Reason
+from everesthood.domain.errors import ExpressionFailed, StepFailed
+from everesthood.domain.steps import Step
+from everesthood.usecases.expressions import Expressions
+from everesthood.usecases.ports.worker import Credentials, Outbound, Scope
+
+
+class Steps:
+    """The port `StepRunner`: http, llm, transform and code."""
+
+    def __init__(self, *, expressions: Expressions, outbound: Outbound, credentials: Credentials) -> None:
+        """Do steps with these."""
+        self._credentials = credentials
+        self._http = HttpRunner(expressions, outbound)
+        self._llm = LlmRunner(expressions, outbound)
+        self._transform = TransformRunner(expressions)
+        self._code = CodeRunner(expressions, outbound, credentials)
+
+    async def prepare(self, steps: Sequence[Step]) -> None:
+        """Find the Python that code steps name, so that a worker without it never says it is ready.
+
+        Raises StepFailed with the path of the step at fault.
+        """
+        for index, step in enumerate(steps):
+            if step.code is not None:
+                await self._code.find(step.code.entrypoint, f"spec.steps[{index}].code.entrypoint")
+
+    async def run(self, scope: Scope) -> object:
+        """Do the step once and return its output without any leased credential in it."""
+        try:
+            output = await self._run(scope)
+        except (StepFailed, ExpressionFailed) as error:
+            error.message = self._credentials.redact(error.message)
+            raise
+        return self._clean(output)
+
+    async def _run(self, scope: Scope) -> object:
+        step = scope.step
+        if step.http is not None:
+            return await self._http.run(scope, step.http)
+        if step.llm is not None:
+            return await self._llm.run(scope, step.llm)
+        if step.transform is not None:
+            return await self._transform.run(scope, step.transform)
+        if step.code is not None:
+            return await self._code.run(scope, step.code)
+        raise StepFailed("this version cannot run such a step", Reason.NOT_YET_SUPPORTED)
+
+    def _clean(self, output: object) -> object:
+        try:
+            text = msgspec.json.encode(output).decode()
+        except (TypeError, ValueError, RecursionError, OverflowError):
+            return output  # whoever stores it says what is wrong
+        clean = self._credentials.redact(text)
+        return output if clean == text else msgspec.json.decode(clean)

@@ -1,0 +1,103 @@
+"""Wires the gateway."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from everesthood.adapters.kubernetes.client import connect as connect_kubernetes
+from everesthood.adapters.kubernetes.identity import KubernetesIdentities
+from everesthood.adapters.kubernetes.pods import KubernetesPodOwners
+from everesthood.adapters.kubernetes.secret_values import KubernetesSecrets
+from everesthood.adapters.postgres import Database, PostgresGateway, PostgresWork, check_schema
+from everesthood.adapters.redis import RedisBell
+from everesthood.adapters.redis import connect as connect_redis
+from everesthood.bootstrap.connections import open_database, redis_address
+from everesthood.domain.errors import Invalid
+from everesthood.settings import Settings
+from everesthood.usecases.lease_queue import Broker
+from everesthood.usecases.observe_credentials import observe_credentials
+from everesthood.usecases.ports.bell import Bell
+from everesthood.usecases.ports.identity import Secrets
+from everesthood.usecases.seat_worker import SeatWorker
+
+_KUBERNETES_SECONDS = 5.0
+_SHORTEST_KEY = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayParts:
+    """What the gateway process works with."""
+
+    database: Database
+    work: PostgresWork
+    store: PostgresGateway
+    bell: Bell
+    secrets: Secrets
+    broker: Broker
+    seat: SeatWorker
+    observe: Callable[[float], Awaitable[Mapping[str, int]]]
+
+    async def check_schema(self) -> None:
+        """Raise Conflict on a schema that this version does not know, Unavailable when PostgreSQL is away."""
+        await check_schema(self.database)
+
+
+@asynccontextmanager
+async def gateway_parts(settings: Settings) -> AsyncIterator[GatewayParts]:
+    """Yield the collaborators and close what they hold."""
+    broker = Broker(
+        host=settings.redis_host,
+        port=settings.redis_port,
+        tls=settings.redis_tls,
+        bell_key=_key(settings.bell_key_file, "EVERESTHOOD_BELL_KEY_FILE"),
+    )
+    fingerprint_key = _key(settings.fingerprint_key_file, "EVERESTHOOD_FINGERPRINT_KEY_FILE")
+    async with AsyncExitStack() as stack:
+        database = open_database(settings, "gateway")
+        stack.push_async_callback(database.close)
+        work = PostgresWork(database, lease_seconds=settings.lease_seconds)
+        stack.push_async_callback(work.close)
+        bell = RedisBell(connect_redis(redis_address(settings), process="gateway"))
+        stack.push_async_callback(bell.aclose)
+        kubernetes = await connect_kubernetes(settings.kubeconfig, timeout_seconds=_KUBERNETES_SECONDS)
+        await stack.enter_async_context(kubernetes)
+        store = PostgresGateway(database)
+        secrets = KubernetesSecrets(kubernetes)
+        yield GatewayParts(
+            database=database,
+            work=work,
+            store=store,
+            bell=bell,
+            secrets=secrets,
+            broker=broker,
+            seat=SeatWorker(
+                identities=KubernetesIdentities(kubernetes),
+                owners=KubernetesPodOwners(kubernetes),
+                store=store,
+            ),
+            observe=_observer(store, secrets, fingerprint_key),
+        )
+
+
+def _observer(
+    store: PostgresGateway, secrets: Secrets, key: bytes
+) -> Callable[[float], Awaitable[Mapping[str, int]]]:
+    look = partial(observe_credentials, store=store, secrets=secrets, key=key)
+
+    async def observe(older_than_seconds: float) -> Mapping[str, int]:
+        return await look(older_than_seconds=older_than_seconds)
+
+    return observe
+
+
+def _key(path: str, variable: str) -> bytes:
+    """Return the key of a file; without one a process must not start."""
+    try:
+        key = Path(path).read_bytes().strip()
+    except OSError:
+        raise Invalid(f"Set {variable} to a file with a key: {path or 'nothing'} cannot be read.") from None
+    if len(key) < _SHORTEST_KEY:
+        raise Invalid(f"The key in {path} ({variable}) must have at least {_SHORTEST_KEY} bytes.")
+    return key

@@ -1,0 +1,92 @@
+"""Wires the scheduler."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from everesthood.adapters.postgres import Database, Listener, PostgresClock, check_schema
+from everesthood.adapters.redis import RedisBell, RedisBrokerUsers, connect
+from everesthood.bootstrap.connections import open_database, redis_address
+from everesthood.domain.errors import Invalid
+from everesthood.settings import Settings
+from everesthood.usecases.duties import Duty
+from everesthood.usecases.keep_broker_users import BrokerUserKeeper
+from everesthood.usecases.ports.bell import Bell, BrokerUsers
+from everesthood.usecases.ports.record import ClockStore
+from everesthood.usecases.repair_bells import repair_bells
+from everesthood.usecases.rescue_runs import rescue_runs
+
+USERS_SECONDS = 2.0
+BELLS_SECONDS = 1.0
+RESCUE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerParts:
+    """What the scheduler process works with."""
+
+    database: Database
+    clock: PostgresClock
+    duties: Sequence[Duty]
+
+    async def check_schema(self) -> None:
+        """Raise Conflict on a schema that this version does not know, Unavailable when PostgreSQL is away."""
+        await check_schema(self.database)
+
+
+@asynccontextmanager
+async def scheduler_parts(settings: Settings) -> AsyncIterator[SchedulerParts]:
+    """Yield the collaborators and close what they hold."""
+    _check_file(settings.bell_key_file, "EVERESTHOOD_BELL_KEY_FILE")
+    _check_file(settings.redis_bell_password_file, "EVERESTHOOD_REDIS_BELL_PASSWORD_FILE")
+    async with AsyncExitStack() as stack:
+        database = open_database(settings, "scheduler")
+        stack.push_async_callback(database.close)
+        listener = Listener(database)
+        stack.push_async_callback(listener.close)
+        clock = PostgresClock(database, listener)
+        stack.push_async_callback(clock.close)
+        redis = connect(redis_address(settings), process="scheduler")
+        bell = RedisBell(redis)
+        stack.push_async_callback(bell.aclose)
+        users = RedisBrokerUsers(
+            redis,
+            bell_key_file=settings.bell_key_file,
+            bell_password_file=settings.redis_bell_password_file,
+        )
+        yield SchedulerParts(
+            database=database,
+            clock=clock,
+            duties=duties(clock, bell, users, bell_repair_seconds=settings.bell_repair_seconds),
+        )
+
+
+def duties(
+    clock: ClockStore, bell: Bell, users: BrokerUsers, *, bell_repair_seconds: float
+) -> tuple[Duty, ...]:
+    """Return what the scheduler does, each with its period."""
+    return (
+        Duty(
+            name="keep-broker-users",
+            period_seconds=USERS_SECONDS,
+            work=BrokerUserKeeper(clock=clock, users=users).keep,
+            hints=clock.queue_changes,
+        ),
+        Duty(
+            name="repair-bells",
+            period_seconds=BELLS_SECONDS,
+            work=partial(repair_bells, clock=clock, bell=bell, older_than_seconds=bell_repair_seconds),
+        ),
+        Duty(
+            name="rescue-runs",
+            period_seconds=RESCUE_SECONDS,
+            work=partial(rescue_runs, clock=clock),
+        ),
+    )
+
+
+def _check_file(path: str, variable: str) -> None:
+    if not Path(path).is_file():
+        raise Invalid(f"Set {variable} to a file: {path or 'nothing'} cannot be read.")

@@ -1,0 +1,59 @@
+"""Wires the REST API."""
+
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from everesthood.adapters.kubernetes.client import connect as connect_kubernetes
+from everesthood.adapters.kubernetes.identity import KubernetesIdentities
+from everesthood.adapters.languages import Languages
+from everesthood.adapters.postgres import Database, Listener, PostgresRuns, check_schema
+from everesthood.adapters.redis import RedisBell
+from everesthood.adapters.redis import connect as connect_redis
+from everesthood.bootstrap.connections import open_database, redis_address
+from everesthood.settings import Settings
+from everesthood.usecases.authorize import Authorizer
+from everesthood.usecases.request_run import RequestRun
+
+_KUBERNETES_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebParts:
+    """What the web process works with."""
+
+    database: Database
+    authorizer: Authorizer
+    runs: PostgresRuns
+    request_run: RequestRun
+
+    async def check_schema(self) -> None:
+        """Raise Conflict on a schema that this version does not know, Unavailable when PostgreSQL is away."""
+        await check_schema(self.database)
+
+
+@asynccontextmanager
+async def web_parts(settings: Settings) -> AsyncIterator[WebParts]:
+    """Yield the collaborators and close what they hold."""
+    async with AsyncExitStack() as stack:
+        database = open_database(settings, "web")
+        stack.push_async_callback(database.close)
+        listener = Listener(database)
+        stack.push_async_callback(listener.close)
+        runs = PostgresRuns(database, listener)
+        stack.push_async_callback(runs.close)
+        bell = RedisBell(connect_redis(redis_address(settings), process="web"))
+        stack.push_async_callback(bell.aclose)
+        kubernetes = await connect_kubernetes(settings.kubeconfig, timeout_seconds=_KUBERNETES_SECONDS)
+        await stack.enter_async_context(kubernetes)
+        yield WebParts(
+            database=database,
+            authorizer=Authorizer(KubernetesIdentities(kubernetes), time.monotonic),
+            runs=runs,
+            request_run=RequestRun(
+                runs=runs, bell=bell, schemas=Languages(), now=lambda: datetime.now(UTC), random=os.urandom
+            ),
+        )

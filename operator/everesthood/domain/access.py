@@ -1,0 +1,39 @@
+"""What each operation of the REST API needs: one verb on a subresource of `agentinstances`.
+
+The table is the whole truth: a route that is not in it cannot be built, and
+`kubectl auth can-i VERB agentinstances --subresource=SUBRESOURCE` answers the same question.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+RESOURCE: Final = "agentinstances"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """A verb on a subresource of an AgentInstance, by the instance's name where it is known."""
+
+    verb: str
+    subresource: str
+
+    def __str__(self) -> str:
+        """Return it as a person says it."""
+        return f"{self.verb} {RESOURCE}/{self.subresource}"
+
+
+REQUIRED: Final[Mapping[str, Requirement]] = MappingProxyType(
+    {
+        "createRun": Requirement(verb="create", subresource="run"),
+        "listRuns": Requirement(verb="list", subresource="runs"),
+        "getRun": Requirement(verb="get", subresource="runs"),
+        "cancelRun": Requirement(verb="create", subresource="cancel"),
+        "getRunLog": Requirement(verb="get", subresource="logs"),
+    }
+)
+"""By the operation's id in the OpenAPI document."""
+
+PUBLIC: Final = frozenset({"getDocs", "getDocsScript", "getOpenApi"})
+"""Operations that answer anybody: they say what the API is, never what is in it."""

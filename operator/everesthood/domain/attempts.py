@@ -1,0 +1,48 @@
+"""Whether and when a failed step is tried again."""
+
+import random
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from everesthood.domain.errors import OutcomeUnknown, StepFailed
+from everesthood.domain.steps import Retry, Step
+
+LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
+
+
+def next_pause(step: Step, tries: int, failure: StepFailed, *, chance: random.Random) -> float | None:
+    """Return how long to wait before trying the step again after `tries` tries; None to give up.
+
+    Exponential with full jitter: a crowd of runs that failed together does not come back together.
+    """
+    retry = step.retry
+    if retry is None or tries >= retry.max_attempts or not failure.transient:
+        return None
+    if isinstance(failure, OutcomeUnknown) and not step.may_repeat:
+        return None
+    wanted = failure.retry_after_seconds
+    if wanted is not None:
+        # Whoever is asked to come back later comes a little after that, not all at once.
+        return min(wanted, LONGEST_RETRY_AFTER_SECONDS) + chance.uniform(0, retry.initial_seconds)
+    return chance.uniform(0, longest_pause(retry, tries))
+
+
+def longest_pause(retry: Retry, tries: int) -> float:
+    """Return the upper end of the pause after `tries` tries."""
+    return float(min(retry.max_seconds, retry.initial_seconds * 2 ** min(tries - 1, 30)))
+
+
+def retry_after_seconds(header: str | None, now: datetime) -> float | None:
+    """Return how long a Retry-After header asks to wait: seconds or a date; None if it says nothing."""
+    if not header:
+        return None
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return max(0.0, (at - now).total_seconds())

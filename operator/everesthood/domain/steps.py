@@ -1,0 +1,174 @@
+"""What a worker reads of a template: the same JSON as AgentTemplateSpec, decoded in microseconds.
+
+The admission webhook has judged the content with the full types of `apis.v1alpha1`; a worker only
+executes it and has no memory to spare for them. A test holds both readings equal.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+from everesthood.apis.wire import Program
+
+MAX_OUTPUT_BYTES: Final = 262_144
+"""Cap on the JSON of one step's or one run's output."""
+MAX_MESSAGE: Final = 1000
+"""Longest sentence about a failure, in characters."""
+
+_UNSAFE_METHODS: Final = frozenset({"POST", "PATCH"})
+
+
+class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A piece of the template; fields that a worker does not need are passed over."""
+
+
+class Header(_Part, frozen=True, kw_only=True):
+    """One HTTP header; the value is a template."""
+
+    name: str
+    value: str
+
+
+class HttpStep(_Part, frozen=True, kw_only=True):
+    """One HTTP call."""
+
+    url: str
+    method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] = "GET"
+    headers: tuple[Header, ...] = ()
+    json_body: str | None = msgspec.field(default=None, name="json")
+    body: str | None = None
+    credential: str | None = None
+    max_bytes: int = 1_048_576
+    expect: tuple[int, ...] = ()
+
+
+class ChatMessage(_Part, frozen=True, kw_only=True):
+    """One message of a model call; the content is a template."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class LlmStep(_Part, frozen=True, kw_only=True):
+    """One call of an OpenAI-compatible model."""
+
+    endpoint: str
+    model: str
+    messages: tuple[ChatMessage, ...]
+    credential: str | None = None
+    output_schema: dict[str, object] | None = None
+    max_tokens: int | None = None
+    temperature: str | None = None
+
+
+class TransformStep(_Part, frozen=True, kw_only=True):
+    """A value computed in CEL."""
+
+    value: str
+
+
+class CodeStep(_Part, frozen=True, kw_only=True):
+    """The author's own Python."""
+
+    entrypoint: str
+    args: str | None = None
+
+
+Member = HttpStep | LlmStep | TransformStep | CodeStep
+
+
+class Retry(_Part, frozen=True, kw_only=True):
+    """How a failing step is tried again."""
+
+    max_attempts: int = 3
+    initial_seconds: int = 1
+    max_seconds: int = 60
+
+
+class Step(_Part, frozen=True, kw_only=True):
+    """One node of the agent's graph."""
+
+    name: str
+    needs: tuple[str, ...] = ()
+    when: str | None = None
+    timeout_seconds: int = 300
+    idempotent: bool | None = None
+    retry: Retry | None = None
+    http: HttpStep | None = None
+    llm: LlmStep | None = None
+    transform: TransformStep | None = None
+    code: CodeStep | None = None
+
+    @property
+    def member(self) -> Member | None:
+        """Return what the step does; None if this version cannot act on it."""
+        return self.http or self.llm or self.transform or self.code
+
+    @property
+    def kind(self) -> str:
+        """Return the member's name, for metrics and messages."""
+        for name in ("http", "llm", "transform", "code"):
+            if getattr(self, name) is not None:
+                return name
+        return "unknown"
+
+    @property
+    def may_repeat(self) -> bool:
+        """Return whether the step may be done again when nobody knows if it was done."""
+        if self.idempotent is not None:
+            return self.idempotent
+        return self.http is None or self.http.method not in _UNSAFE_METHODS
+
+
+class Output(_Part, frozen=True, kw_only=True):
+    """The run's result."""
+
+    value: str
+    output_schema: dict[str, object] | None = msgspec.field(default=None, name="schema")
+
+
+class Egress(_Part, frozen=True, kw_only=True):
+    """Where the agent's steps may call."""
+
+    hosts: tuple[str, ...] = ()
+
+
+class WorkerSpec(_Part, frozen=True, kw_only=True):
+    """How many runs a worker executes at once."""
+
+    slots: int = 20
+
+
+class AgentSpec(_Part, frozen=True, kw_only=True):
+    """The content of a template, as far as a worker needs it."""
+
+    steps: tuple[Step, ...]
+    egress: Egress = Egress()
+    output: Output | None = None
+    worker: WorkerSpec = WorkerSpec()
+
+
+class Agent(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker executes: one revision of a template with one instance's config."""
+
+    namespace: str
+    instance: str
+    revision: str
+    spec: AgentSpec
+    config: object
+    slots: dict[str, list[str]]
+    """Bound credential slots and the hosts that each may be sent to."""
+    internal_hosts: frozenset[str]
+
+
+def agent_of(program: Program) -> Agent:
+    """Return the program with its JSON read."""
+    return Agent(
+        namespace=program.namespace,
+        instance=program.instance,
+        revision=program.revision,
+        spec=msgspec.json.decode(program.template, type=AgentSpec),
+        config=msgspec.json.decode(program.config),
+        slots=program.slots,
+        internal_hosts=frozenset(program.internal_hosts),
+    )

@@ -1,0 +1,1 @@
+"""The validating webhook: answers whether a write to an object of ours may pass."""

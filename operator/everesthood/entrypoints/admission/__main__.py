@@ -1,0 +1,5 @@
+"""`python -m everesthood.entrypoints.admission`."""
+
+from everesthood.entrypoints.admission.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""The command line: `everesthood` and `kubectl everesthood`."""

@@ -1,0 +1,148 @@
+"""How the command line writes for people: plain columns, no control characters of others."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_COLUMNS: Final = ("ID", "INSTANCE", "STATE", "REASON", "AGE", "TOOK")
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+Json = Mapping[str, Any]
+
+
+def clean(text: str) -> str:
+    """Return text that can do nothing to a terminal: runs write their own logs."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def one_line(text: str) -> str:
+    """Return text that stays within its cell."""
+    return " ".join(clean(text).split())
+
+
+def table(rows: Iterable[Sequence[str]], columns: Sequence[str]) -> str:
+    """Return rows as kubectl writes them."""
+    lines = [columns, *rows]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(columns))]
+    return "\n".join(
+        "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def runs(page: Json, *, now: datetime | None = None) -> str:
+    """Return a page of runs as a table."""
+    return table((_row(run, now or datetime.now(UTC)) for run in page["items"]), _COLUMNS)
+
+
+def _row(run: Json, now: datetime) -> Sequence[str]:
+    age = span(now - _time(run["createdAt"]))
+    return run["id"], run["instance"], run["state"], run["reason"] or "-", age, took(run)
+
+
+def run(found: Json) -> str:
+    """Return one run with its steps."""
+    facts = [
+        ("Run", found["id"]),
+        ("Instance", f"{found['namespace']}/{found['instance']}"),
+        ("State", state(found)),
+        ("Revision", found["revision"] or "-"),
+        ("Attempt", str(found["attempt"])),
+        ("Accepted", found["createdAt"]),
+        ("Took", took(found)),
+        ("By", f"{one_line(found['requestedBy'])}, request {found['requestId']}"),
+    ]
+    lines = [f"{name + ':':<10} {value}" for name, value in facts]
+    if found.get("steps"):
+        rows = (
+            (
+                step["name"],
+                step["state"],
+                str(step["tries"]),
+                step["reason"] or "-",
+                one_line(step["message"]),
+            )
+            for step in found["steps"]
+        )
+        lines += ["", table(rows, ("STEP", "STATE", "TRIES", "REASON", "MESSAGE"))]
+    return "\n".join([*lines, *_values(found)])
+
+
+def _values(found: Json) -> list[str]:
+    lines = ["", "Input:", pretty(found["input"])]
+    return [*lines, "", "Output:", pretty(found["output"])] if found["state"] == "succeeded" else lines
+
+
+def state(found: Json) -> str:
+    """Return the state and, where there is one, why."""
+    why = ": ".join(filter(None, (found["reason"], one_line(found["message"]))))
+    marked = " (told to stop)" if found["cancelRequested"] and not found["finishedAt"] else ""
+    return f"{found['state']}{marked}" + (f" ({why})" if why and found["reason"] != "Succeeded" else "")
+
+
+def started(found: Json, prog: str) -> str:
+    """Return what is said after a run was accepted."""
+    where = f"{found['id']} -n {found['namespace']}"
+    return (
+        f"Run {found['id']} of {found['namespace']}/{found['instance']} is {found['state']}.\n"
+        f"Follow it:  {prog} logs {where} -f\n"
+        f"See it:     {prog} runs get {where}"
+    )
+
+
+def ended(found: Json, prog: str) -> str:
+    """Return what is said at the end of a run."""
+    head = f"Run {found['id']} {state(found)} after {took(found)}."
+    if found["state"] == "succeeded":
+        return f"{head}\n{pretty(found['output'])}"
+    what = f"{head}\nSee it:     {prog} runs get {found['id']} -n {found['namespace']}"
+    return f"{what}\nWhy:        {prog} explain {found['reason']}" if found["reason"] else what
+
+
+def line(found: Json) -> str:
+    """Return one line of a log."""
+    at = _time(found["at"]).astimezone().strftime("%H:%M:%S")
+    step = f"[{found['step']}] " if found["step"] else ""
+    level = "" if found["level"] == "info" else f"{found['level'].upper()} "
+    return f"{at} {level}{clean(step + found['message'])}"
+
+
+def step(found: Json) -> str:
+    """Return one change of a step."""
+    at = found["finishedAt"] or found["startedAt"]
+    when = _time(at).astimezone().strftime("%H:%M:%S") if at else " " * 8
+    why = ": ".join(filter(None, (found["reason"], one_line(found["message"]))))
+    return f"{when} step {found['name']} {found['state']}" + (f" ({why})" if why else "")
+
+
+def took(found: Json) -> str:
+    """Return how long a run took from its first start."""
+    if not (found["startedAt"] and found["finishedAt"]):
+        return "-"
+    return span(_time(found["finishedAt"]) - _time(found["startedAt"]))
+
+
+def span(length: timedelta) -> str:
+    """Return a length of time in at most two units."""
+    seconds = max(0.0, length.total_seconds())
+    if seconds < 10:  # noqa: PLR2004
+        return f"{seconds:.1f}s"
+    whole = int(seconds)
+    if whole < 2 * _MINUTE:
+        return f"{whole}s"
+    if whole < 2 * _HOUR:
+        return f"{whole // _MINUTE}m{whole % _MINUTE:02}s"
+    if whole < 2 * _DAY:
+        return f"{whole // _HOUR}h{whole % _HOUR // _MINUTE:02}m"
+    return f"{whole // _DAY}d"
+
+
+def pretty(value: object) -> str:
+    """Return JSON for people; its escapes keep control characters out."""
+    return clean(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)

@@ -1,0 +1,47 @@
+"""`status`: can the API be reached, does it know you, can it do its work."""
+
+import json
+import time
+from typing import Any
+
+import typer
+
+from everesthood import __version__
+from everesthood.entrypoints.cli import show
+from everesthood.entrypoints.cli.api import Api
+from everesthood.entrypoints.cli.exits import Stopped
+from everesthood.entrypoints.cli.options import Format, Namespace, Output, open_api
+
+
+def status(context: typer.Context, *, namespace: Namespace = "", output: Output = Format.TEXT) -> None:
+    """Say whether the API is reachable and ready, and whether you may use it."""
+    with open_api(context, namespace) as api:
+        found = _look(api)
+    if output is Format.JSON:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        rows = [(name, one["state"], one["detail"]) for name, one in found["parts"].items()]
+        typer.echo(show.table(rows, ("PART", "STATE", "DETAIL")))
+    raise typer.Exit(found["exitCode"])
+
+
+def _look(api: Api) -> dict[str, Any]:
+    started = time.perf_counter()
+    try:
+        version = api.public("/openapi.json")["info"]["version"]
+    except Stopped as stopped:
+        return _answer(stopped, api=("unreachable", stopped.message))
+    took = f"{(time.perf_counter() - started) * 1000:.0f} ms"
+    reached = ("reachable", f"{api.address}, version {version}, this program {__version__}, {took}")
+    try:
+        api.call("GET", "runs", query={"limit": 1})
+    except Stopped as stopped:
+        return _answer(
+            stopped, api=reached, runs=("refused" if stopped.code == 1 else "down", stopped.message)
+        )
+    return _answer(None, api=reached, runs=("ready", f"you may list the runs of {api.namespace}"))
+
+
+def _answer(stopped: Stopped | None, **parts: tuple[str, str]) -> dict[str, Any]:
+    said = {name: {"state": state, "detail": detail} for name, (state, detail) in parts.items()}
+    return {"ready": stopped is None, "exitCode": int(stopped.code) if stopped else 0, "parts": said}

@@ -1,0 +1,152 @@
+"""Kopf as a shell: it authenticates, lists and watches; what it sees goes into the cache, and that is all.
+
+Everything by which Kopf would write to users' objects is off: it patches annotations and finalizers
+onto them otherwise. It lives in a thread with a loop of its own, because at its end it cancels every
+task of its loop that it has not seen at its start, and because it takes the signals of a main thread.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import kopf
+
+from everesthood.adapters.kubernetes.cache import live_of
+from everesthood.adapters.kubernetes.client import Client
+from everesthood.adapters.kubernetes.cluster import PLURALS
+from everesthood.adapters.kubernetes.sweeper import CHILD_SELECTOR
+from everesthood.adapters.kubernetes.watching import Watching
+from everesthood.domain.observed import API_VERSIONS, OURS, Kind, Live
+
+_CHUNK: Final = 500
+_IDLE_SECONDS: Final = 1.0
+_GOODBYE_SECONDS: Final = 0.1
+_WATCH_SECONDS: Final = 300
+_REQUEST_SECONDS: Final = 15
+
+Saw = Callable[[str | None, Live], None]
+
+
+def build_registry(saw: Saw, client: Client) -> kopf.OperatorRegistry:
+    """Return the handlers: one a kind, and none that Kopf would keep state for."""
+    registry = kopf.OperatorRegistry()
+    for kind in Kind:
+        _observe(kind, saw, registry)
+    kopf.on.login(registry=registry, id="login")(_login(client))
+    kopf.on.startup(registry=registry, id="configure")(configure)
+    return registry
+
+
+def _observe(kind: Kind, saw: Saw, registry: kopf.OperatorRegistry) -> None:
+    group, version = _group(kind)
+
+    @kopf.on.event(group, version, PLURALS[kind], registry=registry, id=f"watch-{PLURALS[kind]}")
+    async def observe(event: kopf.RawEvent, **_: object) -> None:
+        saw(event["type"], live_of(kind, event["object"]))
+
+
+def _group(kind: Kind) -> tuple[str, str]:
+    group, _, version = API_VERSIONS[kind].rpartition("/")
+    return group, version
+
+
+def _login(client: Client) -> Callable[..., Any]:
+    async def login(**_: object) -> kopf.ConnectionInfo:
+        found = await client.connection()
+        return kopf.ConnectionInfo(
+            server=found.server,
+            ca_path=found.ca_file,
+            insecure=not found.verifies,
+            scheme="Bearer" if found.token else None,
+            token=found.token,
+            certificate_path=found.cert_file,
+            private_key_path=found.key_file,
+        )
+
+    return login
+
+
+def configure(settings: kopf.OperatorSettings, **_: object) -> None:
+    """Turn off what writes, bound what waits."""
+    settings.peering.standalone = True
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.queueing.idle_timeout = _IDLE_SECONDS
+    settings.watching.chunk_size = _CHUNK
+    settings.watching.server_timeout = _WATCH_SECONDS
+    settings.networking.request_timeout = _REQUEST_SECONDS
+    settings.persistence.diffbase_storage = _NoDiffBase()
+    settings.persistence.progress_storage = _NoProgress()
+    for kind in Kind:
+        if kind not in OURS:
+            group, version = _group(kind)
+            settings.watching.label_selectors[group, version, PLURALS[kind]] = CHILD_SELECTOR
+
+
+async def watch(watching: Watching, client: Client, stop: threading.Event) -> None:
+    """Watch every kind until `stop`."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def saw(event: str | None, live: Live) -> None:
+        loop.call_soon_threadsafe(watching.saw, event, live)
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            asyncio.run(_operate(build_registry(saw, client), stop))
+        except BaseException as caught:  # noqa: BLE001 - handed to whoever awaits
+            error = caught
+        with suppress(RuntimeError):  # the loop is closed: nobody awaits any more
+            loop.call_soon_threadsafe(_end, ended, error)
+
+    threading.Thread(target=run, name="kopf", daemon=True).start()
+    await ended
+
+
+async def _operate(registry: kopf.OperatorRegistry, stop: threading.Event) -> None:
+    await kopf.operator(registry=registry, standalone=True, clusterwide=True, stop_flag=stop)
+    await asyncio.sleep(_GOODBYE_SECONDS)  # TLS connections say goodbye before the loop closes
+
+
+def _end(ended: asyncio.Future[None], error: BaseException | None) -> None:
+    if ended.done():
+        return
+    if error is None:
+        ended.set_result(None)
+    else:
+        ended.set_exception(error)
+
+
+class _NoDiffBase(kopf.DiffBaseStorage):
+    """Keeps nothing: no handler asks what an object was before."""
+
+    def build(self, **_: object) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: object) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, **_: object) -> None:
+        pass
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Keeps nothing: no handler is ever half done."""
+
+    def fetch(self, **_: object) -> kopf.ProgressRecord | None:
+        return None
+
+    def store(self, **_: object) -> None:
+        pass
+
+    def purge(self, **_: object) -> None:
+        pass
+
+    def touch(self, **_: object) -> None:
+        pass
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence

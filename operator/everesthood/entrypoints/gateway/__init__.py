@@ -1,0 +1,1 @@
+"""The workers' only door: claim, hand in, renew, and borrow a credential."""

@@ -1,0 +1,1 @@
+"""The scheduler process: duties that nobody calls for, each led by one process at a time."""

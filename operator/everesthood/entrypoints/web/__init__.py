@@ -1,0 +1,1 @@
+"""The REST API: people and programs start, watch and stop runs here."""

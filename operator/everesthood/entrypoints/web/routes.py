@@ -1,0 +1,203 @@
+"""The operations: translate the request, call the use case, translate the answer."""
+
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel, Field
+from starlette.types import Receive, Scope, Send
+
+from everesthood.apis import names
+from everesthood.domain.runs import Run, RunState
+from everesthood.entrypoints.web import bodies, schemas
+from everesthood.entrypoints.web.guard import Call, guard, guard_of_instance
+from everesthood.entrypoints.web.problems import MEDIA_TYPE as PROBLEM
+from everesthood.entrypoints.web.streams import MEDIA_TYPE as EVENTS
+from everesthood.usecases.cancel_run import cancel_run
+from everesthood.usecases.follow_run import follow_run
+from everesthood.usecases.get_run import find_run, get_log, get_run
+from everesthood.usecases.list_runs import list_runs
+from everesthood.usecases.ports.record import RunFilter
+from everesthood.usecases.request_run import Wish
+
+_SAYS: Final = {
+    401: "No valid token came with the request.",
+    403: "RBAC does not allow it; said before anything is looked up.",
+    404: "It is not there.",
+    409: "It clashes with what is there.",
+    413: "The request is too large.",
+    415: "The body is not plain application/json.",
+    422: "The request breaks a rule; `problems` names the fields.",
+    503: "PostgreSQL or Kubernetes is down; nothing was accepted. Retry-After says when to try again.",
+}
+_RUN_WISH: Final = {"application/json": {"schema": {"$ref": "#/components/schemas/RunWish"}}}
+
+router = APIRouter(prefix=names.API_PREFIX, tags=["runs"])
+RunPath = Annotated[str, Path(description="Id of the run.")]
+
+
+def _problems(*codes: int) -> dict[int | str, dict[str, Any]]:
+    shape = {"schema": {"$ref": "#/components/schemas/ProblemView"}}
+    return {
+        code: {"description": _SAYS[code], "content": {PROBLEM: shape}} for code in (401, 403, *codes, 503)
+    }
+
+
+def _operation(method: str, path: str, operation_id: str, **said: Any) -> Callable[..., Any]:  # noqa: ANN401
+    place = f"/namespaces/{{namespace}}{path}"
+    return router.api_route(place, methods=[method], operation_id=operation_id, **said)
+
+
+@_operation(
+    "POST",
+    "/instances/{name}/runs",
+    "createRun",
+    summary="Start a run",
+    response_model=schemas.RunView,
+    status_code=201,
+    responses={
+        **_problems(404, 409, 413, 415, 422),
+        200: {"description": "The same request was accepted before.", "model": schemas.RunView},
+    },
+    openapi_extra={"requestBody": {"content": _RUN_WISH}},
+)
+async def create_run(
+    request: Request,
+    call: Annotated[Call, Depends(guard_of_instance("createRun"))],
+    idempotency_key: Annotated[
+        str | None, Header(description="A repeat with the same key gets the same run.")
+    ] = None,
+) -> Response:
+    """Accept a run. When this answers, the run is durable and ends in a final state, whatever dies."""
+    wish = Wish(
+        namespace=call.namespace,
+        instance=call.instance,
+        input=await bodies.run_input(request),
+        requested_by=call.identity.username,
+        request_id=call.request_id,
+        idempotency_key=bodies.idempotency_key(idempotency_key),
+    )
+    answer = await call.parts.request_run(wish)
+    location = f"{names.API_PREFIX}/namespaces/{call.namespace}/runs/{answer.run.id}"
+    status = 200 if answer.repeated else 201
+    return _json(schemas.view(answer.run), status=status, headers={"Location": location})
+
+
+@_operation(
+    "GET", "/runs", "listRuns", summary="List runs", response_model=schemas.RunPage, responses=_problems(422)
+)
+async def get_runs(
+    call: Annotated[Call, Depends(guard("listRuns"))],
+    state: Annotated[list[RunState] | None, Query(description="Only these states.")] = None,
+    cursor: Annotated[str | None, Query(max_length=64, description="`next` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="Runs per page.")] = 50,
+) -> Response:
+    """List the runs of a namespace, newest first."""
+    wanted = RunFilter(
+        namespace=call.namespace,
+        instance=call.instance or None,
+        states=frozenset(state or ()),
+        before=cursor,
+        limit=limit,
+    )
+    page, following = await list_runs(call.parts.runs, wanted)
+    return _json({"items": [schemas.summary(run) for run in page], "next": following})
+
+
+@_operation(
+    "GET",
+    "/runs/{run}",
+    "getRun",
+    summary="Show a run",
+    response_model=schemas.RunDetail,
+    responses=_problems(404),
+)
+async def show_run(run: RunPath, call: Annotated[Call, Depends(guard("getRun"))]) -> Response:
+    """Show a run with its steps."""
+    return _json(schemas.detail(*await get_run(call.parts.runs, call.namespace, run, call.instance)))
+
+
+@_operation(
+    "POST",
+    "/runs/{run}/cancel",
+    "cancelRun",
+    summary="Cancel a run",
+    response_model=schemas.RunView,
+    responses=_problems(404, 409),
+)
+async def stop_run(run: RunPath, call: Annotated[Call, Depends(guard("cancelRun"))]) -> Response:
+    """Cancel a run: at once when it waits; when it runs, its worker is told to stop."""
+    found = await find_run(call.parts.runs, call.namespace, run, call.instance)
+    actor = call.identity.username
+    now = await cancel_run(call.parts.runs, found, actor=actor, request_id=call.request_id)
+    return _json(schemas.view(now))
+
+
+class LogQuery(BaseModel):
+    """Which part of a log is wanted, and how."""
+
+    follow: Annotated[bool, Field(description="Stream events until the run is over.")] = False
+    after: Annotated[int, Field(ge=0, le=2**53, description="Only lines with a greater `seq`.")] = 0
+    limit: Annotated[int, Field(ge=1, le=1000, description="Lines per page.")] = 500
+
+
+@_operation(
+    "GET",
+    "/runs/{run}/log",
+    "getRunLog",
+    summary="Read or follow a run's log",
+    response_model=schemas.LogPage,
+    responses={**_problems(404, 422), 200: {"content": {EVENTS: {"schema": {"type": "string"}}}}},
+)
+async def show_log(
+    request: Request,
+    run: RunPath,
+    call: Annotated[Call, Depends(guard("getRunLog"))],
+    wanted: Annotated[LogQuery, Query()],
+    last_event_id: Annotated[
+        str | None, Header(description="Id of the last event that you saw, to go on from there.")
+    ] = None,
+) -> Response:
+    """Read a page of the log, or follow it as server-sent events (`follow`, or Accept: text/event-stream).
+
+    Events: `line`, `step`, `run` (the last one shows a final state) and `error` (a problem; come back later).
+    """
+    found = await find_run(call.parts.runs, call.namespace, run, call.instance)
+    if wanted.follow or EVENTS in request.headers.get("accept", ""):
+        return _stream(call, found, after=_resume(last_event_id, wanted.after))
+    lines = await get_log(call.parts.runs, found, after=wanted.after, limit=wanted.limit)
+    following = lines[-1].seq if len(lines) == wanted.limit else None
+    return _json({"items": [schemas.line_view(line) for line in lines], "next": following})
+
+
+class _Follow(StreamingResponse):
+    """A stream that holds one of the places for exactly as long as it is served."""
+
+    def __init__(self, seat: AbstractContextManager[None], events: AsyncIterator[bytes]) -> None:
+        super().__init__(events, media_type=EVENTS, headers={"X-Accel-Buffering": "no"})
+        self._seat = seat
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._seat:  # full: raised before the answer's head, so that it is a 503
+            await super().__call__(scope, receive, send)
+
+
+def _stream(call: Call, run: Run, *, after: int) -> Response:
+    streams = call.parts.streams
+    changes = follow_run(call.parts.runs, run, after=after)
+    events = streams.events(changes, check=call.check, request_id=call.request_id)
+    return _Follow(streams.seat(call.identity.username), events)
+
+
+def _resume(last_event_id: str | None, after: int) -> int:
+    return int(last_event_id) if last_event_id and re.fullmatch(r"[0-9]{1,15}", last_event_id) else after
+
+
+def _json(
+    body: Mapping[str, object], *, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    return Response(msgspec.json.encode(body), status, headers, "application/json")

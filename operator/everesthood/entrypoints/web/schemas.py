@@ -1,0 +1,182 @@
+"""What the REST API says and hears, as the OpenAPI document shows it, and how runs become that.
+
+Values of users are JSON already: they are spliced in as they are, never parsed for an answer.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from everesthood.domain.runs import Run, RunState
+from everesthood.usecases.ports.record import StoredLine, StoredStep
+
+RunJson = dict[str, object]
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+
+
+class RunWish(_Shape):
+    """A run that somebody wants."""
+
+    input: Annotated[
+        Any, Field(description="The run's input, matching the template's inputSchema; at most 256 KiB.")
+    ] = {}
+
+
+class StepView(_Shape):
+    """A step of a run."""
+
+    name: Annotated[str, Field(description="Name in the template.")]
+    state: Annotated[
+        Literal["started", "succeeded", "skipped", "failed"], Field(description="How far it is.")
+    ]
+    output: Annotated[Any, Field(description="What it came to; null before its end.")] = None
+    reason: Annotated[str, Field(description="Why it failed or was skipped; `everesthood explain`.")] = ""
+    message: Annotated[str, Field(description="The same for people.")] = ""
+    tries: Annotated[int, Field(description="Tries within the attempt.")]
+    attempt: Annotated[int, Field(description="Attempt of the run that wrote it.")]
+    started_at: Annotated[datetime | None, Field(description="By the worker's clock.")] = None
+    finished_at: Annotated[datetime | None, Field(description="By the worker's clock.")] = None
+
+
+class RunSummary(_Shape):
+    """A run, without its input and output."""
+
+    id: Annotated[str, Field(description="UUIDv7; ids sort by time of acceptance.")]
+    namespace: Annotated[str, Field(description="The organisation's namespace.")]
+    instance: Annotated[str, Field(description="Name of the AgentInstance.")]
+    state: Annotated[RunState, Field(description="queued, running and waiting are not final.")]
+    reason: Annotated[str, Field(description="Why it is in that state; `everesthood explain`.")] = ""
+    message: Annotated[str, Field(description="The same for people.")] = ""
+    revision: Annotated[
+        str | None, Field(description="Revision of the template that it executes, from its first start.")
+    ] = None
+    attempt: Annotated[int, Field(description="How many workers took it up so far.")]
+    cancel_requested: Annotated[bool, Field(description="Its worker was told to stop.")]
+    requested_by: Annotated[str, Field(description="Kubernetes user that asked for it.")]
+    request_id: Annotated[str, Field(description="X-Request-Id of the request that made it.")]
+    created_at: Annotated[datetime, Field(description="When it was accepted.")]
+    started_at: Annotated[datetime | None, Field(description="First start.")] = None
+    finished_at: Annotated[datetime | None, Field(description="When it became final.")] = None
+
+
+class RunView(RunSummary):
+    """A run."""
+
+    input: Annotated[Any, Field(description="As it was given.")]
+    output: Annotated[Any, Field(description="The result, once succeeded.")] = None
+
+
+class RunDetail(RunView):
+    """A run with its steps."""
+
+    steps: Annotated[list[StepView], Field(description="In the order in which they were written.")]
+
+
+class RunPage(_Shape):
+    """A page of runs, newest first."""
+
+    items: Annotated[list[RunSummary], Field(description="Runs.")]
+    next: Annotated[str | None, Field(description="Cursor of the next page.")] = None
+
+
+class LineView(_Shape):
+    """A line of a run's log."""
+
+    seq: Annotated[int, Field(description="Grows within the run.")]
+    at: Annotated[datetime, Field(description="By the worker's clock.")]
+    level: Annotated[str, Field(description="debug, info, warning or error.")]
+    step: Annotated[str, Field(description="Step that wrote it; empty for the run.")] = ""
+    message: Annotated[str, Field(description="Text.")]
+
+
+class LogPage(_Shape):
+    """A page of a run's log."""
+
+    items: Annotated[list[LineView], Field(description="Lines.")]
+    next: Annotated[int | None, Field(description="`after` of the next page, when there may be one.")] = None
+
+
+class FieldProblem(_Shape):
+    """One broken rule."""
+
+    pointer: Annotated[str, Field(description="JSON pointer into the request.")]
+    detail: Annotated[str, Field(description="What is wrong there.")]
+
+
+class ProblemView(_Shape):
+    """A refusal, after RFC 9457."""
+
+    type: Annotated[str, Field(description="`urn:everesthood:reason:` and the reason.")]
+    title: Annotated[str, Field(description="The HTTP status in words.")]
+    status: Annotated[int, Field(description="The HTTP status.")]
+    reason: Annotated[str, Field(description="Stable, one of the catalogue; `everesthood explain REASON`.")]
+    detail: Annotated[str, Field(description="What happened, for people.")]
+    request_id: Annotated[str, Field(description="X-Request-Id, which finds the log lines.")]
+    problems: Annotated[list[FieldProblem], Field(description="The fields at fault.")] = []
+
+
+def summary(run: Run) -> RunJson:
+    """Return a run as RunSummary."""
+    return {
+        "id": run.id,
+        "namespace": run.namespace,
+        "instance": run.instance,
+        "state": run.state,
+        "reason": run.reason or "",
+        "message": run.message,
+        "revision": run.revision,
+        "attempt": run.attempt,
+        "cancelRequested": run.cancel_requested,
+        "requestedBy": run.requested_by,
+        "requestId": run.request_id,
+        "createdAt": run.created_at,
+        "startedAt": run.started_at,
+        "finishedAt": run.finished_at,
+    }
+
+
+def view(run: Run) -> RunJson:
+    """Return a run as RunView."""
+    return {**summary(run), "input": _raw(run.input), "output": _raw(run.output)}
+
+
+def detail(run: Run, steps: Sequence[StoredStep]) -> RunJson:
+    """Return a run as RunDetail."""
+    return {**view(run), "steps": [step_view(step) for step in steps]}
+
+
+def step_view(step: StoredStep) -> RunJson:
+    """Return a step as StepView."""
+    return {
+        "name": step.name,
+        "state": step.state,
+        "output": _raw(step.output),
+        "reason": step.reason,
+        "message": step.message,
+        "tries": step.tries,
+        "attempt": step.attempt,
+        "startedAt": step.started_at,
+        "finishedAt": step.finished_at,
+    }
+
+
+def line_view(line: StoredLine) -> RunJson:
+    """Return a log line as LineView."""
+    return {
+        "seq": line.seq,
+        "at": line.at,
+        "level": line.level,
+        "step": line.step,
+        "message": line.message,
+    }
+
+
+def _raw(value: bytes | None) -> msgspec.Raw:
+    return msgspec.Raw(value or b"null")

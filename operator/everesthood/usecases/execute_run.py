@@ -1,0 +1,181 @@
+"""One attempt of a run: go on from its checkpoints, do what is ready side by side, say what it came to."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+import msgspec
+
+from everesthood.apis.reasons import Reason
+from everesthood.apis.wire import EMPTY, Assignment, Finish, StepRecord
+from everesthood.domain import graph
+from everesthood.domain.errors import EveresthoodError, StepFailed
+from everesthood.domain.steps import MAX_MESSAGE, Agent, Step
+from everesthood.usecases.execute_step import Doing, StepEnd, encoded, execute_step, variables
+from everesthood.usecases.ports.worker import Journal, Scope
+
+_IN_DOUBT = "it was under way when its worker died, and must not be repeated unseen"
+
+
+async def execute_run(assignment: Assignment, journal: Journal, *, agent: Agent, doing: Doing) -> Finish:
+    """Execute the run from its last checkpoint and return what to hand in."""
+    attempt = _Attempt(assignment, journal, agent, doing)
+    try:
+        attempt.check_past()
+        async with asyncio.timeout(assignment.deadline_at - time.time()):
+            await attempt.do_steps()
+            output = await attempt.output()
+    except TimeoutError:
+        return attempt.timed_out()
+    except _Ended as ended:
+        return attempt.finish(ended.outcome, reason=ended.reason, message=ended.message)
+    except EveresthoodError as error:
+        return attempt.finish("failed", reason=error.reason, message=error.message)
+    return attempt.finish("succeeded", output=output, reason=Reason.SUCCEEDED)
+
+
+class _Ended(Exception):  # noqa: N818 - it ends an attempt and is no error of ours
+    """The attempt is over, before its output."""
+
+    def __init__(self, outcome: str, reason: str, step: str, message: str) -> None:
+        self.outcome = outcome
+        self.reason = reason
+        self.message = f"steps.{step}: {message}"
+        super().__init__(self.message)
+
+
+class _Attempt:
+    """The state of one attempt."""
+
+    def __init__(self, assignment: Assignment, journal: Journal, agent: Agent, doing: Doing) -> None:
+        self._assignment = assignment
+        self._journal = journal
+        self._agent = agent
+        self._doing = doing
+        self._steps = agent.spec.steps
+        self._past = {record.name: record for record in assignment.steps}
+        self._values: dict[str, object] = {
+            name: msgspec.json.decode(self._past[name].output) for name in graph.done(self._past)
+        }
+        self._given = {"input": msgspec.json.decode(assignment.input), "config": agent.config}
+        self._under_way: dict[asyncio.Task[StepEnd], Step] = {}
+        self._ended: _Ended | None = None
+
+    def check_past(self) -> None:
+        """End at once where an earlier attempt already decided it."""
+        doubt = graph.in_doubt(self._steps, self._past)
+        if doubt is not None:
+            raise _Ended("ambiguous", Reason.OUTCOME_UNKNOWN, doubt.name, _IN_DOUBT)
+        failed = graph.failed(self._steps, self._past)
+        if failed is not None:
+            raise _Ended("failed", failed.reason, failed.name, failed.message)
+
+    async def do_steps(self) -> None:
+        """Do all steps, each as soon as what it needs is done."""
+        try:
+            while self._start_ready():
+                done, _ = await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+                self._settle(done)
+                if self._ended is not None:
+                    await self._wind_down()
+                    raise self._ended
+        finally:
+            await self._abandon()
+        left = [step.name for step in self._steps if step.name not in self._values]
+        if left:
+            raise StepFailed(f"no step can start, yet these are not done: {', '.join(left)}")
+
+    def _start_ready(self) -> bool:
+        busy = {step.name for step in self._under_way.values()}
+        for step in graph.ready(self._steps, self._values, busy):
+            task = asyncio.create_task(execute_step(self._scope(step), self._doing))
+            self._under_way[task] = step
+        return bool(self._under_way)
+
+    def _scope(self, step: Step) -> Scope:
+        assignment = self._assignment
+        return Scope(
+            run=assignment.run,
+            attempt=assignment.attempt,
+            request_id=assignment.request_id,
+            step=step,
+            variables=self._variables(),
+            journal=self._journal,
+            earlier=self._past,
+        )
+
+    def _variables(self) -> Mapping[str, object]:
+        steps = graph.outputs(self._steps, self._values)
+        return variables(self._assignment.run, self._assignment.attempt, self._given, steps)
+
+    def _settle(self, done: set[asyncio.Task[StepEnd]]) -> None:
+        for task in sorted(done, key=lambda t: self._steps.index(self._under_way[t])):
+            step = self._under_way.pop(task)
+            end = task.result()
+            self._journal.note(end.record)
+            self._count(step, end.record)
+            if end.is_unknown:
+                said = f"{end.record.message}; whether it took effect is not known"
+                self._ended = _Ended("ambiguous", Reason.OUTCOME_UNKNOWN, step.name, said)
+            elif end.record.state == "failed":
+                self._ended = self._ended or _Ended(
+                    "failed", end.record.reason, step.name, end.record.message
+                )
+            else:
+                self._values[step.name] = end.value
+
+    def _count(self, step: Step, record: StepRecord) -> None:
+        state = "unknown" if record.state == "started" else record.state
+        seconds = max(0.0, record.finished_at - record.started_at)
+        self._doing.figures.step_ended(step.kind, state, seconds)
+
+    async def _wind_down(self) -> None:
+        """Let steps that must not be broken off come to an end, and drop the others."""
+        for task, step in list(self._under_way.items()):
+            if step.may_repeat:
+                del self._under_way[task]
+                task.cancel()
+        if self._under_way:
+            done, _ = await asyncio.wait(self._under_way)
+            self._settle(done)
+
+    async def _abandon(self) -> None:
+        for task in self._under_way:
+            task.cancel()
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+            self._settle({t for t in self._under_way if not t.cancelled() and t.exception() is None})
+
+    async def output(self) -> msgspec.Raw:
+        """Return the run's output: the template's expression, or else the last step's output."""
+        wanted = self._agent.spec.output
+        if wanted is None:
+            return encoded(self._values[self._steps[-1].name], "the output")
+        value = await self._doing.expressions.evaluate(wanted.value, self._variables())
+        raw = encoded(value, "the output")
+        if wanted.output_schema:
+            problems = await self._doing.expressions.problems(wanted.output_schema, value)
+            if problems:
+                where, what = problems[0]
+                raise StepFailed(f"output{where}: {what}", Reason.OUTPUT_INVALID)
+        return raw
+
+    def timed_out(self) -> Finish:
+        """Return the end of a run that is out of time."""
+        for step in self._under_way.values():
+            if not step.may_repeat:
+                said = f"steps.{step.name}: the run ran out of time; whether it took effect is not known"
+                return self.finish("ambiguous", reason=Reason.OUTCOME_UNKNOWN, message=said)
+        said = "The run took longer than the template's queue.maxRunSeconds."
+        return self.finish("failed", reason=Reason.RUN_TIMED_OUT, message=said)
+
+    def finish(self, outcome: str, *, reason: str, output: msgspec.Raw = EMPTY, message: str = "") -> Finish:
+        """Return what to hand in."""
+        return Finish(
+            run=self._assignment.run,
+            fence=self._assignment.fence,
+            outcome=outcome,  # type: ignore[arg-type]
+            output=output,
+            reason="" if outcome == "succeeded" else reason,
+            message=message[:MAX_MESSAGE],
+        )

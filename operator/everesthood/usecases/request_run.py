@@ -1,0 +1,201 @@
+"""Accept a run: check the input against the instance's contract, commit the row, ring the bell."""
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, Protocol
+
+import msgspec
+
+from everesthood.apis.reasons import Reason
+from everesthood.apis.v1alpha1.template import AgentTemplateSpec
+from everesthood.domain.errors import Conflict, Invalid, NotFound, Problem
+from everesthood.domain.run_ids import RANDOM_BYTES, accepted_at, uuid7
+from everesthood.domain.runs import Run, RunId, RunRequest, RunState
+from everesthood.usecases.ports.bell import Bell
+from everesthood.usecases.ports.record import InstanceTarget, RunStore
+
+INPUT_BYTES: Final = 262_144
+_QUICK_BYTES: Final = 4096
+_MOST_CONTRACTS: Final = 1000
+
+
+class Schemas(Protocol):
+    """Checks values against JSON Schemas."""
+
+    def check(self, schema: Mapping[str, object], value: object) -> list[tuple[str, str]]:
+        """Return (JSON pointer, problem) of a value against a schema."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """A run that somebody wants; `input` is JSON as it came."""
+
+    namespace: str
+    instance: str
+    input: bytes
+    requested_by: str
+    request_id: str
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The accepted run; `repeated` when the same wish was accepted before."""
+
+    run: Run
+    repeated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Contract:
+    """What a revision asks of a run."""
+
+    input_schema: Mapping[str, object]
+    schema_bytes: int
+    max_attempts: int
+    max_run_seconds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRun:
+    """The use case with what it needs."""
+
+    runs: RunStore
+    bell: Bell
+    schemas: Schemas
+    now: Callable[[], datetime]
+    random: Callable[[int], bytes]
+    _contracts: OrderedDict[tuple[str, str], _Contract] = field(default_factory=OrderedDict)
+
+    async def __call__(self, wish: Wish) -> Answer:
+        """Return the durably accepted run.
+
+        Raises:
+            NotFound: no such instance.
+            Conflict: the instance never had a good revision, or the idempotency key clashes.
+            Invalid: the input breaks the input schema or is too large.
+            Unavailable: the record is down; nothing was accepted.
+        """
+        target = await self.runs.target(wish.namespace, wish.instance)
+        if target is None:
+            raise NotFound(
+                f"There is no AgentInstance {wish.instance!r} in namespace {wish.namespace!r}.",
+                Reason.INSTANCE_NOT_FOUND,
+            )
+        contract = self._contract(target)
+        value = _parsed(wish.input)
+        await self._check(contract, wish.input, value)
+        request = self._request(wish, target, contract, digest=_digest(wish, value))
+        accepted = await self.runs.accept(request)
+        if accepted.ring:
+            await self.bell.ring(*accepted.ring)
+        if accepted.repeated:
+            return Answer(run=await self._earlier(wish.namespace, accepted.run), repeated=True)
+        return Answer(run=_queued(request), repeated=False)
+
+    def _contract(self, target: InstanceTarget) -> _Contract:
+        if target.current_revision is None or target.template_spec is None:
+            raise Conflict(
+                f"AgentInstance {target.name!r} has never had a good revision, so nothing could run;"
+                f" `kubectl describe agi {target.name} -n {target.namespace}` says why.",
+                Reason.INSTANCE_NOT_READY,
+            )
+        # The namespace is in the key: a digest is short enough to be forged for one's own template.
+        key = (target.namespace, target.current_revision)
+        if key not in self._contracts:
+            self._contracts[key] = _read(target.template_spec)
+            if len(self._contracts) > _MOST_CONTRACTS:
+                self._contracts.popitem(last=False)
+        return self._contracts[key]
+
+    async def _check(self, contract: _Contract, given: bytes, value: object) -> None:
+        if not contract.input_schema:
+            return
+        if max(len(given), contract.schema_bytes) <= _QUICK_BYTES:
+            found = self.schemas.check(contract.input_schema, value)
+        else:
+            found = await asyncio.to_thread(self.schemas.check, contract.input_schema, value)
+        if found:
+            raise Invalid(_sentence(found), Reason.INPUT_INVALID, _problems(found))
+
+    def _request(
+        self, wish: Wish, target: InstanceTarget, contract: _Contract, *, digest: bytes
+    ) -> RunRequest:
+        return RunRequest(
+            id=RunId(str(uuid7(now=self.now(), randomness=self.random(RANDOM_BYTES)))),
+            namespace=wish.namespace,
+            instance=wish.instance,
+            instance_uid=target.uid,
+            input=wish.input,
+            requested_by=wish.requested_by,
+            request_id=wish.request_id,
+            max_attempts=contract.max_attempts,
+            max_run_seconds=contract.max_run_seconds,
+            idempotency_key=wish.idempotency_key,
+            request_digest=digest,
+        )
+
+    async def _earlier(self, namespace: str, run: RunId) -> Run:
+        found = await self.runs.get(namespace, run)
+        if found is None:
+            raise NotFound(f"The run {run} of this Idempotency-Key is no longer kept.")
+        return found
+
+
+def _read(spec: bytes) -> _Contract:
+    template = AgentTemplateSpec.model_validate_json(spec)
+    return _Contract(
+        input_schema=template.input_schema,
+        schema_bytes=len(msgspec.json.encode(template.input_schema)),
+        max_attempts=template.queue.max_attempts,
+        max_run_seconds=template.queue.max_run_seconds,
+    )
+
+
+def _parsed(given: bytes) -> object:
+    if len(given) > INPUT_BYTES:
+        raise _invalid(f"is larger than {INPUT_BYTES} bytes")
+    try:
+        return msgspec.json.decode(given)
+    except (ValueError, RecursionError) as error:
+        raise _invalid(f"cannot be read: {error}") from error
+
+
+def _invalid(what: str) -> Invalid:
+    problem = Problem("/input", what, Reason.INPUT_INVALID)
+    return Invalid(f"The input {what}.", Reason.INPUT_INVALID, (problem,))
+
+
+def _digest(wish: Wish, value: object) -> bytes:
+    """Return what tells a repeat from a clash; white space and the order of keys do not count."""
+    canonical = msgspec.json.encode(value, order="deterministic")
+    return hashlib.sha256(b"\0".join((wish.instance.encode(), canonical))).digest()
+
+
+def _sentence(found: list[tuple[str, str]]) -> str:
+    where, what = found[0]
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return f"The input does not match the input schema: {f'/input{where}'} {what}{more}"
+
+
+def _problems(found: list[tuple[str, str]]) -> tuple[Problem, ...]:
+    return tuple(Problem(f"/input{where}", what, Reason.INPUT_INVALID) for where, what in found)
+
+
+def _queued(request: RunRequest) -> Run:
+    return Run(
+        id=request.id,
+        namespace=request.namespace,
+        instance=request.instance,
+        instance_uid=request.instance_uid,
+        state=RunState.QUEUED,
+        input=request.input,
+        requested_by=request.requested_by,
+        request_id=request.request_id,
+        created_at=accepted_at(request.id),
+    )

@@ -1,0 +1,149 @@
+"""What the chart accepts, what it refuses, and what it renders."""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+from tests.generators import manifests
+from tests.support.helm import CHART, ROOT, HelmFailed, Object, helm, render
+from tests.support.pods import pods
+
+from everesthood.settings import Settings
+
+TEMPLATES = sorted(p for p in (CHART / "templates").rglob("*") if p.is_file() and p.parent.name != "crds")
+
+
+def test_the_chart_passes_lint():
+    """Helm itself has nothing to complain about."""
+    assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ("contoller.replicas=1", "contoller"),
+        ("web.replica=2", "replica"),
+        ('web.replicas="two"', "replicas"),
+        ("web.replicas=0", "replicas"),
+        ('logLevel="loud"', "logLevel"),
+        ('image.digest="latest"', "digest"),
+        ('egress.internal=[{"host":"a.b.svc"}]', "internal"),
+        ('egress.blockedCIDRs=["everything"]', "blockedCIDRs"),
+        ('organizations=["Acme Inc"]', "organizations"),
+        ("admission.timeoutSeconds=60", "timeoutSeconds"),
+        ('extraEnv=[{"name":"A","valueFrom":{}}]', "extraEnv"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(wrong: str, named: str):
+    """A typo in a value is an error that names it, never a default that is silently kept."""
+    with pytest.raises(HelmFailed, match=named):
+        render(wrong)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (("postgresql.enabled=false",), "database.existingSecret.name is needed"),
+        (("redis.enabled=false",), "redis.existingSecret is needed"),
+        (("redis.enabled=false", 'redis.existingSecret="r"'), "redis.external.host is needed"),
+    ],
+)
+def test_what_is_missing_is_said_in_a_sentence(settings: tuple[str, ...], sentence: str):
+    """An installation without a store fails before anything is created, and says what to set."""
+    with pytest.raises(HelmFailed, match=sentence):
+        render(*settings)
+
+
+def test_every_setting_that_the_chart_passes_exists(objects: list[Object]):
+    """No process is told something that it does not know."""
+    known = {f"EVERESTHOOD_{name.upper()}" for name in Settings.model_fields}
+    told = {
+        variable["name"]
+        for _, pod in pods(objects)
+        for container in pod["containers"]
+        for variable in container.get("env", [])
+        if variable["name"].startswith("EVERESTHOOD_")
+    }
+
+    assert told - known == set()
+
+
+def test_no_secret_value_is_outside_secrets(objects: list[Object]):
+    """What is in a Secret is in no other object: not in a ConfigMap, an argument or an annotation."""
+    secrets = [o for o in objects if o["kind"] == "Secret"]
+    values = {
+        text
+        for secret in secrets
+        for key, value in secret["data"].items()
+        if key != "ca.crt"
+        for text in (value, base64.b64decode(value).decode())
+    }
+    rest = json.dumps([o for o in objects if o["kind"] != "Secret"])
+
+    assert [value[:6] for value in values if value in rest] == []
+
+
+def test_with_existing_secrets_the_chart_makes_none(rendered: dict[str, list[Object]]):
+    """A GitOps tool that renders without a cluster finds nothing random, so nothing ever differs."""
+    assert [o for o in rendered["GitOps"] if o["kind"] == "Secret"] == []
+
+
+def test_the_webhook_refuses_what_it_cannot_judge_and_judges_only_our_kinds(objects: list[Object]):
+    """An outage of the webhook stops writes to our kinds, and to nothing else in the cluster."""
+    (config,) = [o for o in objects if o["kind"] == "ValidatingWebhookConfiguration"]
+    (webhook,) = config["webhooks"]
+
+    assert webhook["failurePolicy"] == "Fail"
+    assert webhook["timeoutSeconds"] <= 5
+    assert {group for rule in webhook["rules"] for group in rule["apiGroups"]} == {"agents.everesthood.io"}
+    assert not any("*" in r or "/" in r for rule in webhook["rules"] for r in rule["resources"])
+    assert webhook["clientConfig"]["service"]["path"] == "/validate"
+
+
+def test_an_internal_service_is_opened_by_name_and_by_wall(rendered: dict[str, list[Object]]):
+    """One entry in egress.internal is all it takes: admission lets it in, the NetworkPolicy lets it out."""
+    told = {
+        (name.split("-")[1], variable["name"]): variable.get("value")
+        for name, pod in pods(rendered["internal service"])
+        for variable in pod["containers"][0].get("env", [])
+    }
+    (peer,) = json.loads(told["controller", "EVERESTHOOD_INTERNAL_PEERS"])
+
+    assert told["admission", "EVERESTHOOD_INTERNAL_HOSTS"] == "models.ai.svc:80"
+    assert told["gateway", "EVERESTHOOD_INTERNAL_HOSTS"] == "models.ai.svc:80"
+    assert peer["ports"] == [{"protocol": "TCP", "port": 8080}]
+    assert peer["to"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "ai"}
+    assert peer["to"][0]["podSelector"]["matchLabels"] == {"app": "models"}
+
+
+def test_the_types_can_stay_and_can_be_left_out():
+    """Uninstalling keeps everyone's objects unless told otherwise, and the types can come from elsewhere."""
+    kept = [o for o in render() if o["kind"] == "CustomResourceDefinition"]
+    policy = [o["metadata"].get("annotations", {}).get("helm.sh/resource-policy") for o in kept]
+
+    assert policy == ["keep"] * 3
+    assert [o for o in render("crds.enabled=false") if o["kind"] == "CustomResourceDefinition"] == []
+
+
+def test_every_component_has_a_wall(objects: list[Object]):
+    """Each pod of the installation is selected by a NetworkPolicy that names both directions."""
+    walls = [o["spec"] for o in objects if o["kind"] == "NetworkPolicy"]
+    walled = {w["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for w in walls}
+    workloads = [o for o in objects if o["kind"] in {"Deployment", "StatefulSet", "Job"}]
+    labels = [o["spec"]["template"]["metadata"]["labels"] for o in workloads]
+
+    assert {label["app.kubernetes.io/component"] for label in labels} <= walled
+    assert all(set(w["policyTypes"]) == {"Ingress", "Egress"} for w in walls)
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: str(p.relative_to(CHART)))
+def test_a_template_fits_on_two_screens(path: Path):
+    """A reader can hold every template in the head."""
+    assert len(path.read_text().splitlines()) <= 120
+
+
+@pytest.mark.parametrize("path", sorted(manifests.files()))
+def test_generated_manifests_are_up_to_date(path: str):
+    """install.yaml is what the chart renders, and Argo CD's ConfigMap has the health script."""
+    assert (ROOT / path).read_text() == manifests.files()[path]

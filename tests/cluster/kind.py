@@ -1,0 +1,109 @@
+"""The kind provider: a node in a Docker container, images built or pulled by Docker."""
+
+import shutil
+from pathlib import Path
+
+from tests.cluster.api import until
+from tests.cluster.commands import attempt, environment, run
+from tests.cluster.progress import say, step
+from tests.cluster.settings import (
+    BASE_IMAGE,
+    OPERATOR_IMAGE,
+    POSTGRES_IMAGE,
+    REPOSITORY,
+    VALKEY_IMAGE,
+    TestBedError,
+    cache,
+)
+
+NAME = "everesthood-test"
+NODE_CONTAINER = f"{NAME}-control-plane"
+# Our names -> what stands for them where a registry can be reached.
+UPSTREAM = {
+    POSTGRES_IMAGE: "docker.io/library/postgres:17",
+    VALKEY_IMAGE: "docker.io/valkey/valkey:8",
+    BASE_IMAGE: "docker.io/library/python:3.13-slim",
+}
+
+
+class KindCluster:
+    """One kind cluster of a fixed name; kind 0.24 and newer enforce NetworkPolicy themselves."""
+
+    def __init__(self) -> None:
+        missing = [name for name in ("docker", "kind", "kubectl", "helm") if not shutil.which(name)]
+        if missing:
+            raise TestBedError(f"CLUSTER=kind needs these programs on PATH: {', '.join(missing)}")
+
+    @property
+    def kubeconfig(self) -> Path:
+        return cache() / "kind" / "kubeconfig"
+
+    def start(self, *, node: bool = True, fake_nodes: int = 0) -> None:
+        """Create the cluster; kind knows none without a node, so `node` changes nothing."""
+        del node
+        if fake_nodes:
+            raise TestBedError("fake nodes need CLUSTER=embedded")
+        self.kubeconfig.parent.mkdir(parents=True, exist_ok=True)
+        place = ["--name", NAME, "--kubeconfig", self.kubeconfig]
+        if self._exists():
+            run("kind", "export", "kubeconfig", *place)
+        else:
+            with step("kind creates a cluster; the first time it pulls its node image"):
+                run("kind", "create", "cluster", *place, "--wait", "120s")
+        say(f"cluster ready: export KUBECONFIG={self.kubeconfig}")
+
+    def stop(self) -> None:
+        run("kind", "delete", "cluster", "--name", NAME, "--kubeconfig", self.kubeconfig)
+        self.kubeconfig.unlink(missing_ok=True)
+
+    def status(self) -> str:
+        if not self._exists():
+            return "stopped"
+        return f"running  KUBECONFIG={self.kubeconfig}\n{self.kubectl('get', 'nodes')}"
+
+    def load_image(self, image: str | Path) -> None:
+        if isinstance(image, Path):
+            run("kind", "load", "image-archive", image, "--name", NAME)
+            return
+        with step(f"image {image}"):
+            _provide(image)
+            run("kind", "load", "docker-image", image, "--name", NAME)
+
+    def kubectl(self, *args: str, stdin: str | None = None) -> str:
+        program, env = self.tool("kubectl")
+        return run(program, *args, stdin=stdin, env=env)
+
+    def helm(self, *args: str) -> str:
+        program, env = self.tool("helm")
+        return run(program, *args, env=env)
+
+    def tool(self, name: str) -> tuple[Path, dict[str, str]]:
+        return Path(shutil.which(name) or name), environment(KUBECONFIG=str(self.kubeconfig))
+
+    def restart_apiserver(self) -> None:
+        """Kill the server's process in the node; the kubelet starts another."""
+        before = self._apiserver()
+        run("docker", "exec", NODE_CONTAINER, "pkill", "-KILL", "-x", "kube-apiserver")
+        until(lambda: self._apiserver() not in ("", before), timeout=90, what="another API server runs")
+        until(self._is_ready, timeout=90, what="the API server is ready")
+
+    def _exists(self) -> bool:
+        return NAME in run("kind", "get", "clusters").split()
+
+    def _apiserver(self) -> str:
+        return run("docker", "exec", NODE_CONTAINER, "crictl", "ps", "-q", "--name", "kube-apiserver").strip()
+
+    def _is_ready(self) -> bool:
+        program, _ = self.tool("kubectl")
+        return attempt(program, "--kubeconfig", self.kubeconfig, "get", "--raw", "/readyz")
+
+
+def _provide(image: str) -> None:
+    """Make Docker have the image: ours is built, the others are pulled and given our name."""
+    if image == OPERATOR_IMAGE:
+        run("docker", "build", "-q", "-t", image, "-f", REPOSITORY / "operator" / "Dockerfile", REPOSITORY)
+    elif image in UPSTREAM:
+        run("docker", "pull", "-q", UPSTREAM[image])
+        run("docker", "tag", UPSTREAM[image], image)
+    elif not attempt("docker", "image", "inspect", image):
+        raise TestBedError(f"Docker has no image {image}")

@@ -1,0 +1,45 @@
+"""Installs the Debian packages that the embedded cluster and its images are made with."""
+
+import os
+import shutil
+from pathlib import Path
+
+from tests.cluster.commands import environment, run
+from tests.cluster.progress import step
+from tests.cluster.settings import TestBedError
+
+# A file of each package, because not every package brings a program on PATH.
+PACKAGES = {
+    "containerd": "/usr/bin/containerd",
+    "runc": "/usr/sbin/runc",
+    "containernetworking-plugins": "/usr/lib/cni/bridge",
+    "buildah": "/usr/bin/buildah",
+    "mmdebstrap": "/usr/bin/mmdebstrap",
+    "iptables": "/usr/sbin/iptables",
+    "nftables": "/usr/sbin/nft",
+    "conntrack": "/usr/sbin/conntrack",
+    "ipset": "/usr/sbin/ipset",
+    "catatonit": "/usr/bin/catatonit",
+    "iproute2": "/usr/sbin/ip",
+    "openssl": "/usr/bin/openssl",
+}
+
+
+def missing() -> list[str]:
+    """Return the packages that this machine lacks."""
+    return [package for package, file in PACKAGES.items() if not Path(file).exists()]
+
+
+def ensure() -> None:
+    """Install what is missing; needs root and apt, as the embedded cluster does anyway."""
+    wanted = missing()
+    if not wanted:
+        return
+    names = " ".join(wanted)
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise TestBedError(f"install these packages (their Debian names) and try again: {names}")
+    quiet = environment(DEBIAN_FRONTEND="noninteractive")
+    with step(f"Debian packages, once: {names}"):
+        run("apt-get", "update", "-q", env=quiet)
+        # Run level 1 keeps the packages' own services from starting: the cluster starts its own.
+        run("apt-get", "install", "-qy", "--no-install-recommends", *wanted, env=quiet | {"RUNLEVEL": "1"})

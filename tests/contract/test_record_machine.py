@@ -1,0 +1,207 @@
+"""Whatever happens in whatever order, the twin in memory and PostgreSQL come to the same."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from tests.support.postgres import Databases
+from tests.support.record import (
+    INSTANCE,
+    LEASE_SECONDS,
+    Harness,
+    hold,
+    memory_harness,
+    postgres_harness,
+    seat,
+    step,
+    wish,
+)
+
+from everesthood.apis.wire import Assignment, Checkpoint, Finish, HeartbeatRequest, WorkReply, WorkRequest
+from everesthood.domain.errors import EveresthoodError
+from everesthood.domain.run_ids import uuid7
+from everesthood.domain.runs import FINAL, Run, RunId
+from everesthood.usecases.ports.record import RunFilter
+
+pytestmark = pytest.mark.contract
+_START = datetime(2026, 1, 1, tzinfo=UTC)
+_TABLES = ("instance", "run", "step", "run_log", "idempotency", "audit")
+REVISIONS = st.sampled_from(["r1", "r2"])
+OUTCOMES = st.sampled_from(["succeeded", "failed", "ambiguous", "cancelled", "released"])
+
+
+class RecordMachine(RuleBasedStateMachine):
+    """Does everything twice and compares."""
+
+    postgres: Harness
+    runner: asyncio.Runner
+
+    def do(self, act) -> object:
+        """Do it on both; the answers are the same, errors included."""
+
+        async def both() -> list[object]:
+            answers = []
+            for record in (self.memory, self.postgres):
+                try:
+                    answers.append(await act(record))
+                except EveresthoodError as error:
+                    answers.append((type(error), error.reason))
+            return answers
+
+        twin, real = self.runner.run(both())
+        assert _plain(twin) == _plain(real)
+        return real
+
+    @initialize()
+    def start(self) -> None:
+        self.memory = memory_harness()
+        self.count = 0
+        self.generation = 1
+        self.instance = INSTANCE
+        self.given: list[Assignment] = []
+        self.final: dict[str, object] = {}
+        self.runner.run(self._wipe())
+        self.do(lambda record: record.registry.publish_instance(INSTANCE))
+
+    async def _wipe(self) -> None:
+        assert self.postgres.database is not None
+        async with self.postgres.database.acquire() as connection:
+            await connection.execute(";".join(f"delete from {table}" for table in _TABLES))
+
+    def _run(self, number: int) -> RunId:
+        moment = _START + timedelta(seconds=number)
+        return RunId(str(uuid7(now=moment, randomness=b"\0" * 10)))
+
+    def _one(self, number: int) -> Assignment | None:
+        return self.given[number % len(self.given)] if self.given else None
+
+    @rule(key=st.none() | st.sampled_from("ab"), digest=st.sampled_from([b"x", b"y"]), most=st.integers(1, 3))
+    def accept(self, key, digest, most) -> None:
+        self.count += 1
+        request = wish(
+            id=self._run(self.count),
+            idempotency_key=key,
+            request_digest=digest,
+            max_attempts=most,
+            max_run_seconds=100,
+        )
+        self.do(lambda record: record.runs.accept(request))
+
+    @rule(want=st.sampled_from([1, 2, 100]), revision=REVISIONS)
+    def claim(self, want, revision) -> None:
+        reply = self.do(lambda record: record.work.work(seat(revision), WorkRequest(want=want)))
+        self.given += reply.assignments
+
+    @rule(number=st.integers(0, 30), outcome=OUTCOMES, reason=st.sampled_from(["", "RunTimedOut", "x"]))
+    def hand_in(self, number, outcome, reason) -> None:
+        if (held := self._one(number)) is not None:
+            end = Finish(run=held.run, fence=held.fence, outcome=outcome, reason=reason, steps=(step("z"),))
+            self.do(lambda record: record.work.work(seat(), WorkRequest(finished=(end,))))
+
+    @rule(number=st.integers(0, 30), name=st.sampled_from("ab"), state=st.sampled_from(["started", "failed"]))
+    def checkpoint(self, number, name, state) -> None:
+        if (held := self._one(number)) is not None:
+            done = Checkpoint(run=held.run, fence=held.fence, steps=(step(name, state),))
+            self.do(lambda record: record.work.work(seat(), WorkRequest(checkpoints=(done,))))
+
+    @rule()
+    def heartbeat(self) -> None:
+        if self.given:
+            request = HeartbeatRequest(held=tuple(hold(held) for held in self.given[-5:]))
+            self.do(lambda record: record.work.heartbeat(seat(), request))
+
+    @rule(number=st.integers(1, 30))
+    def cancel(self, number) -> None:
+        self.do(lambda record: record.runs.cancel("acme", self._run(number), "bob", "r"))
+
+    @rule(seconds=st.sampled_from([5, LEASE_SECONDS + 1, 101]))
+    def age(self, seconds) -> None:
+        self.do(lambda record: record.age(seconds))
+
+    @rule()
+    def rescue(self) -> None:
+        self.do(lambda record: record.clock.rescue())
+
+    @rule(revision=REVISIONS, suspended=st.booleans())
+    def publish(self, revision, suspended) -> None:
+        self.generation += 1
+        self.instance = replace(
+            INSTANCE, generation=self.generation, current_revision=revision, suspended=suspended
+        )
+        self.do(lambda record: record.registry.publish_instance(self.instance))
+
+    @rule()
+    def look(self) -> None:
+        self.do(_bells)
+        self.do(lambda record: record.registry.queue_state("uid-a"))
+        for number in range(1, self.count + 1):
+            self.do(lambda record, n=number: record.runs.steps(self._run(n)))
+
+    @invariant()
+    def the_same_and_final_stays_final(self) -> None:
+        """No run ever leaves a final state, and none runs more often than it may."""
+        runs = self.do(lambda record: record.runs.list(RunFilter(namespace="acme", limit=1000)))
+        for run in runs:
+            assert run.attempt <= 3
+            if run.id in self.final:
+                assert (run.state, run.reason, run.finished_at) == self.final[run.id]
+            elif run.state in FINAL:
+                self.final[run.id] = (run.state, run.reason, run.finished_at)
+
+
+async def _bells(record: Harness) -> list[tuple[str, str]]:
+    return sorted((bell.instance_uid, bell.revision) for bell in await record.clock.due_bells(2))
+
+
+def _plain(answer: object) -> object:
+    """Return an answer without the times, which differ between two clocks."""
+    match answer:
+        case list() | tuple():
+            plain: object = [_plain(one) for one in answer]
+        case WorkReply():
+            plain = [_plain(answer.assignments), answer.lost]
+        case Assignment():
+            plain = (answer.run, answer.fence, answer.attempt, bytes(answer.input), _names(answer.steps))
+        case Run():
+            plain = replace(answer, created_at=_START, started_at=None, finished_at=None)
+        case _:
+            plain = answer
+    return plain
+
+
+def _names(steps) -> list[tuple[str, str]]:
+    return [(one.name, one.state) for one in steps]
+
+
+@pytest.fixture
+def machine(databases: Databases) -> Iterator[type[RecordMachine]]:
+    """Yield the machine on a database of its own."""
+    with asyncio.Runner() as runner:
+        url = runner.run(databases.borrow())
+        harness = postgres_harness(url, size=2)
+
+        class Bound(RecordMachine):
+            postgres = runner.run(harness.__aenter__())
+
+        Bound.runner = runner
+        yield Bound
+        runner.run(harness.__aexit__(None, None, None))
+        runner.run(databases.give_back(url))
+
+
+def test_the_twin_and_postgres_come_to_the_same(machine: type[RecordMachine]):
+    """Whatever happens in whatever order, both records answer and end alike."""
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,576 @@
+"""What the REST API promises, over the memory twin and over a real PostgreSQL."""
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+from pydantic import TypeAdapter
+from tests.support.postgres import Databases, postgres_url
+from tests.support.web import EVERYTHING, REVISION, UIDS, Stores, running_api, until
+
+from everesthood.adapters.memory import MemoryRegistry, MemoryRuns, MemoryWork, Record
+from everesthood.adapters.postgres import Database, Listener, PostgresRegistry, PostgresRuns, PostgresWork
+from everesthood.domain.access import REQUIRED
+from everesthood.entrypoints.web import schemas
+
+pytestmark = pytest.mark.integration
+NOWHERE = "019aaaaa-aaaa-7aaa-8aaa-aaaaaaaaaaaa"
+
+
+@pytest.fixture(scope="module")
+def databases():
+    with postgres_url() as url:
+        yield Databases(url)
+
+
+@contextlib.asynccontextmanager
+async def postgres_stores(databases):
+    url = await databases.fresh()
+    database = Database(lambda: url)
+    listener = Listener(database)
+    runs, work = PostgresRuns(database, listener), PostgresWork(database)
+    try:
+        yield Stores(runs=runs, work=work, registry=PostgresRegistry(database, listener))
+    finally:
+        await runs.close()
+        await work.close()
+        await listener.close()
+        await database.close()
+
+
+@pytest.fixture(params=["memory", "postgres"])
+async def api(request):
+    async with contextlib.AsyncExitStack() as stack:
+        if request.param == "memory":
+            record = Record()
+            stores = Stores(runs=MemoryRuns(record), work=MemoryWork(record), registry=MemoryRegistry(record))
+        else:
+            databases = request.getfixturevalue("databases")
+            stores = await stack.enter_async_context(postgres_stores(databases))
+        yield await stack.enter_async_context(running_api(stores, heartbeat_seconds=0.3))
+
+
+def shaped(shape, response):
+    """Return the body, which must be exactly what the OpenAPI document says."""
+    TypeAdapter(shape).validate_json(response.content)
+    return response.json()
+
+
+def refused(response, status, reason):
+    """Return the problem, which must be one as RFC 9457 wants it."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = shaped(schemas.ProblemView, response)
+    assert (body["status"], body["reason"]) == (status, reason)
+    assert body["requestId"] == response.headers["x-request-id"]
+    return body
+
+
+async def test_an_accepted_run_is_there_and_rings_its_queue(api):
+    """201 with a Location that shows the run, and the worker's bell rings."""
+    answer = await api.start("hello", **{"X-Request-Id": "my.id-1"})
+
+    assert answer.status_code == 201
+    made = shaped(schemas.RunView, answer)
+    assert (made["state"], made["input"], made["output"]) == ("queued", {"text": "hello"}, None)
+    assert (made["requestedBy"], made["requestId"]) == ("ada", "my.id-1")
+    shown = await api.client.get(answer.headers["location"])
+    found = shaped(schemas.RunDetail, shown)
+    assert (found["id"], found["requestId"], found["steps"]) == (made["id"], "my.id-1", [])
+    assert api.bell.waiting[UIDS["acme", "summarizer"], REVISION] == 1
+
+
+async def test_a_finished_run_shows_its_steps_and_output(api):
+    """What the worker wrote is what a person reads."""
+    made = (await api.start()).json()
+    await api.finish(await api.claim())
+
+    found = shaped(schemas.RunDetail, await api.client.get(api.url(f"runs/{made['id']}")))
+    assert (found["state"], found["output"], found["revision"], found["attempt"]) == (
+        "succeeded", "HELLO", REVISION, 1,
+    )  # fmt: skip
+    assert [(s["name"], s["state"], s["output"]) for s in found["steps"]] == [("shout", "succeeded", "HELLO")]
+
+
+async def test_a_repeat_with_the_same_key_is_the_same_run(api):
+    """A client that lost the answer asks again and gets the first run, not a second one."""
+    first = await api.start("one", **{"Idempotency-Key": "k"})
+    again = await api.start("one", **{"Idempotency-Key": "k"})
+
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json()["id"] == again.json()["id"]
+    refused(await api.start("two", **{"Idempotency-Key": "k"}), 409, "IdempotencyConflict")
+    assert len((await api.client.get(api.url("runs"))).json()["items"]) == 1
+
+
+async def test_runs_are_listed_newest_first_in_pages(api):
+    """Each run is on exactly one page."""
+    made = [(await api.start(str(n))).json()["id"] for n in range(5)]
+    seen, cursor, pages = [], None, 0
+    while pages == 0 or cursor:
+        query = {"limit": 2, **({"cursor": cursor} if cursor else {})}
+        page = shaped(schemas.RunPage, await api.client.get(api.url("runs"), params=query))
+        seen += [run["id"] for run in page["items"]]
+        cursor, pages = page["next"], pages + 1
+
+    assert sorted(seen, reverse=True) == seen
+    assert sorted(seen) == sorted(made)
+
+
+async def test_a_list_can_be_narrowed(api):
+    """By instance and by state; a page says nothing of inputs and outputs."""
+    await api.start("done")
+    await api.finish(await api.claim())
+    await api.start("waits")
+
+    async def count(**query):
+        return len((await api.client.get(api.url("runs"), params=query)).json()["items"])
+
+    assert await count() == 2
+    assert await count(state="queued") == 1
+    assert await count(state=["queued", "succeeded"]) == 2
+    assert await count(instance="summarizer") == 2
+    assert await count(instance="other") == 0
+
+
+async def test_a_waiting_run_is_cancelled_at_once_and_a_running_one_told(api):
+    """Cancelling twice is well; cancelling what is over is a conflict."""
+    waiting = (await api.start()).json()["id"]
+    path = api.url(f"runs/{waiting}/cancel")
+    for _ in range(2):
+        assert shaped(schemas.RunView, await api.client.post(path))["state"] == "cancelled"
+    running = (await api.start()).json()["id"]
+    held = await api.claim()
+    now = (await api.client.post(api.url(f"runs/{running}/cancel"))).json()
+    assert (now["state"], now["cancelRequested"]) == ("running", True)
+    await api.finish(held)
+
+    refused(await api.client.post(api.url(f"runs/{running}/cancel")), 409, "RunFinished")
+
+
+async def test_the_log_is_read_in_pages(api):
+    """Every line once, in order."""
+    run = (await api.start()).json()["id"]
+    held = await api.claim()
+    await api.log(held, *(f"line {n}" for n in range(5)))
+    seen, after = [], 0
+    while after is not None:
+        page = shaped(
+            schemas.LogPage,
+            await api.client.get(api.url(f"runs/{run}/log"), params={"after": after, "limit": 2}),
+        )
+        seen += [line["message"] for line in page["items"]]
+        after = page["next"]
+
+    assert seen == [f"line {n}" for n in range(5)]
+
+
+def events(text):
+    """Return (id, event, data) of a stream's text."""
+    blocks = [
+        dict(line.split(": ", 1) for line in b.splitlines())
+        for b in text.split("\n\n")
+        if b[:1] not in {":", ""}
+    ]
+    return [(int(b["id"]), b["event"], json.loads(b["data"])) for b in blocks]
+
+
+async def follow(api, run, **headers):
+    text = ""
+    url = api.url(f"runs/{run}/log")
+    async with api.client.stream("GET", url, headers={"Accept": "text/event-stream", **headers}) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        async for chunk in answer.aiter_text():
+            text += chunk
+    return text
+
+
+async def test_a_run_is_followed_to_its_end(api):
+    """Lines, steps and states come as they happen; the stream ends with the final state."""
+    run = (await api.start()).json()["id"]
+    following = asyncio.create_task(follow(api, run))
+    held = await api.claim()
+    await api.log(held, "one", "two")
+    await asyncio.sleep(0.7)  # long enough for heartbeats, which is what this looks for
+    await api.finish(held)
+    async with asyncio.timeout(10):
+        text = await following
+
+    found = events(text)
+    assert [data["message"] for _, event, data in found if event == "line"] == ["one", "two"]
+    assert [data["name"] for _, event, data in found if event == "step"] == ["shout"]
+    states = [data["state"] for _, event, data in found if event == "run"]
+    assert states[-1] == "succeeded"
+    assert states == sorted(set(states), key=["queued", "running", "succeeded"].index)
+    assert found[-1][1] == "run"
+    assert ": still here" in text
+    for _, event, data in found:
+        TypeAdapter(
+            {"line": schemas.LineView, "step": schemas.StepView, "run": schemas.RunView}[event]
+        ).validate_json(json.dumps(data))
+
+
+async def test_a_lost_stream_goes_on_where_it_broke(api):
+    """With Last-Event-ID no line is missed and none comes twice."""
+    run = (await api.start()).json()["id"]
+    held = await api.claim()
+    await api.log(held, "one", "two", "three")
+    await api.finish(held)
+    whole = events(await follow(api, run))
+    second = next(id_ for id_, event, data in whole if event == "line" and data["message"] == "two")
+
+    rest = events(await follow(api, run, **{"Last-Event-ID": str(second)}))
+    assert [data["message"] for _, event, data in rest if event == "line"] == ["three"]
+    assert rest[-1][2]["state"] == "succeeded"
+
+
+async def test_a_line_break_in_a_log_cannot_forge_an_event(api):
+    """Whatever a run logs stays inside of its line."""
+    run = (await api.start()).json()["id"]
+    held = await api.claim()
+    evil = 'x\n\nevent: run\ndata: {"state":"succeeded"}\n\n\r\u2028\x85\u2029y'
+    await api.log(held, evil)
+    await api.finish(held, output={"a": "b\nevent: c"})
+
+    assert [event for _, event, _ in events(await follow(api, run))] == ["line", "step", "run"]
+
+
+async def test_a_withdrawn_permission_ends_a_stream(api, monkeypatch):
+    """Who may no longer read a log does not go on reading it."""
+    monkeypatch.setattr("everesthood.usecases.authorize.ALLOWED_SECONDS", 0.0)
+    run = (await api.start()).json()["id"]
+    following = asyncio.create_task(follow(api, run))
+    await asyncio.sleep(0.1)  # until it follows
+    api.kubernetes.grants.clear()
+    async with asyncio.timeout(10):
+        text = await following
+
+    assert events(text)[-1][1] == "error"
+    assert events(text)[-1][2]["reason"] == "Forbidden"
+
+
+async def test_too_many_followers_are_told_to_come_back(api):
+    """A full house is a 503 with Retry-After, and a place is free again when somebody leaves."""
+    api.streams.most_per_user = 1
+    run = (await api.start()).json()["id"]
+    url = api.url(f"runs/{run}/log")
+    query = {"follow": "true"}
+    async with api.client.stream("GET", url, params=query) as first:
+        assert first.status_code == 200
+        second = await api.client.get(url, params=query)
+        refused(second, 503, "TooBusy")
+        assert int(second.headers["retry-after"]) > 0
+    await api.client.post(api.url(f"runs/{run}/cancel"))
+    async with asyncio.timeout(10):
+        while (await api.client.get(url, params=query)).status_code != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+INVALID_INPUTS = [
+    ({"input": {}}, "/input", "InputInvalid"),
+    ({"input": {"text": 1}}, "/input/text", "InputInvalid"),
+    ({"input": {"text": "x", "other": 1}}, "/input", "InputInvalid"),
+    ({"input": {"text": "x" * 270_000}}, "/input", "InputInvalid"),
+    ({"inptu": {}}, "", "BadRequest"),
+    ([], "", "BadRequest"),
+    (b"{", "", "BadRequest"),
+    (b"\xff\xfe", "", "BadRequest"),
+    (b'{"input": {"text": "\xff"}}', "/input", "InputInvalid"),
+    (b'{"input": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "", "BadRequest"),
+    (b'{"input": NaN}', "", "BadRequest"),
+]
+
+
+@pytest.mark.parametrize(("body", "pointer", "reason"), INVALID_INPUTS)
+async def test_a_bad_input_is_refused_with_its_place(api, body, pointer, reason):
+    """422, a JSON pointer to the fault, and no run."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = await api.client.post(
+        api.url("instances/summarizer/runs"), content=raw, headers={"Content-Type": "application/json"}
+    )
+
+    said = refused(answer, 422, reason)
+    assert said["problems"][0]["pointer"] == pointer, said
+    assert (await api.client.get(api.url("runs"))).json()["items"] == []
+
+
+async def test_an_input_that_the_record_cannot_hold_is_refused(api):
+    """A zero character is valid JSON and invalid in PostgreSQL: 422 or accepted whole, never a 500."""
+    answer = await api.start("a\0b")
+
+    assert answer.status_code in {201, 422}
+    if answer.status_code == 201:
+        assert answer.json()["input"] == {"text": "a\0b"}
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_over_the_cap_is_refused(api, chunked):
+    """413 for more than 1 MiB, whether or not the length is declared."""
+
+    async def chunks():
+        for _ in range(20):
+            yield b"x" * 100_000
+
+    content = chunks() if chunked else b"x" * 2_000_000
+    answer = await api.client.post(
+        api.url("instances/summarizer/runs"), content=content, headers={"Content-Type": "application/json"}
+    )
+
+    refused(answer, 413, "TooLarge")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "application/json", "Content-Encoding": "gzip"},
+    ],
+)
+async def test_only_plain_json_is_read(api, headers):
+    """A form of a foreign site and a packed bomb are refused unread."""
+    answer = await api.client.post(api.url("instances/summarizer/runs"), content=b"{}", headers=headers)
+
+    refused(answer, 415, "BadRequest")
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "status", "reason"),
+    [
+        ("runs/nonsense", {}, 404, "RunNotFound"),
+        (f"runs/{NOWHERE}", {}, 404, "RunNotFound"),
+        (f"runs/{NOWHERE}/log", {}, 404, "RunNotFound"),
+        (f"runs/{NOWHERE}/log", {"follow": "true"}, 404, "RunNotFound"),
+        ("runs", {"limit": "1000000000"}, 422, "BadRequest"),
+        ("runs", {"limit": "0"}, 422, "BadRequest"),
+        ("runs", {"cursor": "x"}, 422, "BadRequest"),
+        ("runs", {"cursor": "'; drop table run; --"}, 422, "BadRequest"),
+        ("runs", {"state": "sleeping"}, 422, "BadRequest"),
+        (f"runs/{NOWHERE}/log", {"after": "-1"}, 422, "BadRequest"),
+        ("nothing", {}, 404, "BadRequest"),
+    ],
+)
+async def test_a_wrong_read_is_one_clear_problem(api, path, query, status, reason):
+    """Each wrong path or parameter has its status and says what is wrong."""
+    refused(await api.client.get(api.url(path), params=query), status, reason)
+
+
+async def test_instances_that_cannot_run_are_told_apart(api):
+    """No such instance is 404; one that never had a good revision is 409 with the next command."""
+    missing = await api.client.post(api.url("instances/none/runs"), json={"input": {"text": "x"}})
+    young = await api.client.post(api.url("instances/young/runs"), json={"input": {"text": "x"}})
+
+    refused(missing, 404, "InstanceNotFound")
+    assert "kubectl describe agi young" in refused(young, 409, "InstanceNotReady")["detail"]
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "with space"])
+async def test_a_key_that_is_none_is_refused(api, key):
+    """An Idempotency-Key is 1 to 255 visible ASCII characters."""
+    refused(await api.start("x", **{"Idempotency-Key": key}), 422, "BadRequest")
+
+
+@pytest.mark.parametrize("given", ["", "x" * 65, "a b", "${jndi}", "<script>"])
+async def test_a_strange_request_id_is_replaced(api, given):
+    """Nothing that a log or a page could trip over is taken over from the client."""
+    answer = await api.client.get(api.url("runs"), headers={"X-Request-Id": given})
+
+    assert answer.headers["x-request-id"] != given
+    assert len(answer.headers["x-request-id"]) == 36
+
+
+ROUTES = [
+    ("POST", "instances/summarizer/runs", "createRun"),
+    ("GET", "runs", "listRuns"),
+    ("GET", "runs/{run}", "getRun"),
+    ("POST", "runs/{run}/cancel", "cancelRun"),
+    ("GET", "runs/{run}/log", "getRunLog"),
+]
+
+
+def test_the_matrix_below_has_every_operation():
+    """A new operation must be put to the same trials."""
+    assert {operation for _, _, operation in ROUTES} == set(REQUIRED)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=[operation for _, _, operation in ROUTES])
+class TestEveryOperation:
+    """Each operation against each caller."""
+
+    async def call(self, api, route, *, namespace="acme", run=NOWHERE, **options):
+        method, path, _ = route
+        body = {"json": {"input": {"text": "x"}}} if path.startswith("instances") else {}
+        return await api.client.request(method, api.url(path.format(run=run), namespace), **body, **options)
+
+    async def test_it_needs_a_token(self, api, route):
+        """Without a valid token: 401, nothing asked of RBAC, whatever other headers claim."""
+        api.client.headers.pop("authorization")
+        for headers in (
+            {},
+            {"Authorization": "Basic YTpi"},
+            {"Authorization": "Bearer"},
+            {"Authorization": "Bearer wrong"},
+            {"X-Remote-User": "ada", "X-User-Id": "ada", "X-Forwarded-User": "ada"},
+        ):
+            answer = await self.call(api, route, headers=headers, params={"user_id": "ada"})
+            refused(answer, 401, "Unauthenticated")
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+        assert api.kubernetes.calls["subjectaccessreviews"] == 0
+
+    async def test_it_needs_exactly_its_permission(self, api, route):
+        """All other permissions together do not open it; its own alone does."""
+        need = REQUIRED[route[2]]
+        own = f"{need.verb} {need.subresource}"
+        api.kubernetes.know("bob-token", "bob", "everesthood-web")
+        api.kubernetes.know("eve-token", "eve", "everesthood-web")
+        api.kubernetes.grant("bob", "acme", *(set(EVERYTHING) - {own}))
+        api.kubernetes.grant("eve", "acme", own)
+
+        bob = await self.call(api, route, headers={"Authorization": "Bearer bob-token"})
+        eve = await self.call(api, route, headers={"Authorization": "Bearer eve-token"})
+
+        refused(bob, 403, "Forbidden")
+        assert eve.status_code in {200, 201, 404}
+
+    async def test_it_tells_nothing_of_another_organisation(self, api, route):
+        """Ada, who has every right in acme, sees the same 403 in globex for what exists and what does not."""
+        made = (await api.start()).json()["id"]
+        api.kubernetes.know("gus-token", "gus", "everesthood-web")
+        api.kubernetes.grant("gus", "globex", *EVERYTHING)
+        strangers = {"headers": {"Authorization": "Bearer gus-token"}}
+
+        there = await self.call(api, route, run=made, **strangers)
+        nowhere = await self.call(api, route, run=NOWHERE, **strangers)
+        assert refused(there, 403, "Forbidden")["detail"] == refused(nowhere, 403, "Forbidden")["detail"]
+        if "{run}" in route[1]:
+            # In the own namespace, an id of elsewhere is an id of nowhere.
+            own = await self.call(api, route, run=made, namespace="globex", **strangers)
+            assert made in refused(own, 404, "RunNotFound")["detail"]
+
+    async def test_it_can_be_allowed_for_one_instance(self, api, route):
+        """A role with resourceNames opens that instance alone; its runs are asked for with ?instance=."""
+        need = REQUIRED[route[2]]
+        made = (await api.start()).json()["id"]
+        api.kubernetes.know("bob-token", "bob", "everesthood-web")
+        api.kubernetes.grant("bob", "acme", f"{need.verb} {need.subresource}", name="summarizer")
+        bob = {"headers": {"Authorization": "Bearer bob-token"}}
+
+        named = await self.call(api, route, run=made, params={"instance": "summarizer"}, **bob)
+        assert named.status_code in {200, 201}
+        other = (route[0], route[1].replace("summarizer", "young"), route[2])
+        refused(
+            await self.call(api, other, run=made, params={"instance": "young"}, **bob),
+            403,
+            "Forbidden",
+        )
+        if not route[1].startswith("instances"):
+            refused(await self.call(api, route, run=made, **bob), 403, "Forbidden")
+
+    async def test_it_answers_with_safe_headers(self, api, route):
+        """Nothing is cached, sniffed or framed, and no other origin is let in."""
+        answer = await self.call(api, route, headers={"Origin": "https://evil.example"})
+
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        assert "access-control-allow-origin" not in answer.headers
+        assert "server" not in answer.headers
+
+    async def test_it_says_when_kubernetes_is_down(self, api, route):
+        """503 with Retry-After, and nothing accepted."""
+        api.kubernetes.down = True
+        answer = await self.call(api, route)
+        refused(answer, 503, "KubernetesUnavailable")
+        assert int(answer.headers["retry-after"]) > 0
+        api.kubernetes.down = False
+
+        assert (await api.client.get(api.url("runs"))).json()["items"] == []
+
+    async def test_strange_names_are_refused_at_the_door(self, api, route):
+        """A namespace that cannot be one is 403, and RBAC is not bothered with it."""
+        for namespace in ("a" * 64, "UPPER", "a%00b", "a%0ab"):
+            refused(await self.call(api, route, namespace=namespace), 403, "Forbidden")
+
+
+async def test_the_run_of_another_instance_is_not_there(api):
+    """?instance= narrows: a run of another instance is 404."""
+    made = (await api.start()).json()["id"]
+
+    refused(await api.client.get(api.url(f"runs/{made}"), params={"instance": "young"}), 404, "RunNotFound")
+
+
+async def test_the_documentation_is_open_and_self_contained(api):
+    """Anybody may read what the API is, and the page loads nothing from elsewhere."""
+    api.client.headers.pop("authorization")
+    page = await api.client.get("/docs")
+    document = await api.client.get("/openapi.json")
+
+    assert page.status_code == document.status_code == 200
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+    for operation in REQUIRED:
+        assert f'id="{operation}"' in page.text
+    assert (await api.client.get("/docs/docs.js")).headers["content-type"].startswith("text/javascript")
+    assert (await api.client.get("/docs/docs.css")).status_code == 200
+    assert (await api.client.get("/docs/..%2fmain.py")).status_code == 404
+
+
+async def test_a_down_record_accepts_nothing():
+    """PostgreSQL away: 503 with Retry-After for every operation; when it is back, everything goes on."""
+    record = Record()
+    stores = Stores(runs=MemoryRuns(record), work=MemoryWork(record), registry=MemoryRegistry(record))
+    async with running_api(stores) as api:
+        record.down = True
+        answer = await api.start()
+        refused(answer, 503, "RecordUnavailable")
+        assert int(answer.headers["retry-after"]) > 0
+        refused(await api.client.get(api.url("runs")), 503, "RecordUnavailable")
+        record.down = False
+
+        assert (await api.client.get(api.url("runs"))).json()["items"] == []
+        assert (await api.start()).status_code == 201
+
+
+async def test_a_defect_is_a_problem_too(monkeypatch, caplog):
+    """Even what nobody foresaw answers as problem+json, names its request, and quotes nothing."""
+    record = Record()
+    runs = MemoryRuns(record)
+
+    async def broken(*_):
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setattr(runs, "list", broken)
+    stores = Stores(runs=runs, work=MemoryWork(record), registry=MemoryRegistry(record))
+    async with running_api(stores) as api:
+        answer = await api.client.get(api.url("runs"))
+
+    assert "secret detail" not in refused(answer, 500, "Internal")["detail"]
+
+
+async def test_ids_are_no_labels_of_metrics(api):
+    """Requests are counted by the pattern of their route."""
+    from prometheus_client import generate_latest  # noqa: PLC0415
+
+    made = (await api.start()).json()["id"]
+    await api.client.get(api.url(f"runs/{made}"))
+    await api.client.get("/made/up/path")
+    await api.client.request("BREW", "/coffee")
+    said = generate_latest().decode()
+
+    assert 'route="/api/agent-marketplace/namespaces/{namespace}/runs/{run}"' in said
+    assert made not in said
+    assert "made/up" not in said
+    assert "BREW" not in said
+
+
+async def test_a_stopping_server_ends_streams_at_once():
+    """A rolling update does not wait for those who follow a log."""
+    record = Record()
+    stores = Stores(runs=MemoryRuns(record), work=MemoryWork(record), registry=MemoryRegistry(record))
+    async with asyncio.timeout(5), running_api(stores) as api:
+        run = (await api.start()).json()["id"]
+        following = asyncio.create_task(follow(api, run))
+        await until(api.streams._open.total)
+        api.streams.closing.set()
+        await following

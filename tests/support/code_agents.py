@@ -1,0 +1,119 @@
+"""Code agents for tests: what authors write."""
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+from everesthood.sdk import Context, StepFailed
+
+CALLS: list[str] = []
+HOLD = threading.Event()
+NOT_A_FUNCTION = 1
+
+
+async def echo(ctx: Context) -> Any:
+    return {
+        "input": ctx.input,
+        "config": ctx.config,
+        "args": ctx.args,
+        "run": [ctx.run.id, ctx.run.attempt, ctx.run.request_id],
+    }
+
+
+def plain(ctx: Context) -> Any:
+    """A plain function: in a thread, with `ctx.wait` for what must be awaited."""
+    ctx.log("from a thread")
+    ctx.usage("pages", 2)
+    doubled = ctx.wait(ctx.step("double", lambda n: n * 2, ctx.input))
+    return [threading.current_thread() is not threading.main_thread(), doubled]
+
+
+async def pieces(ctx: Context) -> Any:
+    """Three pieces, the last of which may fail."""
+
+    async def work(name: str) -> str:
+        CALLS.append(name)
+        if name == ctx.input.get("fails") and ctx.run.attempt == 1:
+            raise ValueError("not today")
+        return name.upper()
+
+    found = [await ctx.step("piece", work, name) for name in ("a", "b")]
+    return [*found, await ctx.step("last", work, "c")]
+
+
+async def pays(ctx: Context) -> Any:
+    async def pay() -> str:
+        CALLS.append("pay")
+        return str((await ctx.http.post(ctx.input, json={"sum": 1})).status)
+
+    return await ctx.step("pay", pay, idempotent=False)
+
+
+async def fails(ctx: Context) -> Any:
+    kind = ctx.input
+    if kind == "exit":
+        raise SystemExit(3)
+    if kind == "final":
+        raise StepFailed("not with this input")
+    if kind == "secret":
+        raise ValueError((await ctx.credential("key")).value)
+    raise LookupError("somewhere else")
+
+
+async def leaks(ctx: Context) -> Any:
+    """Does with a credential all that one must not."""
+    credential = await ctx.credential("key")
+    ctx.log(f"value is {credential.value}")
+    ctx.log(repr(credential))
+    await ctx.step("kept", lambda: {"value": credential.value})
+    return {credential.value: [credential.value, f"Bearer {credential.value}"]}
+
+
+async def asks(ctx: Context) -> Any:
+    answer = await ctx.llm(
+        "Rain falls. Rain falls often. Coats help.",
+        endpoint=ctx.input["endpoint"],
+        model="standin-extractive",
+        credential="key",
+        output_schema={
+            "type": "object",
+            "properties": {"summary": {"type": "string"}},
+            "required": ["summary"],
+        },
+    )
+    return [answer.content, answer.input_tokens > 0]
+
+
+async def calls(ctx: Context) -> Any:
+    response = await ctx.http.get(ctx.input["url"], headers={"X-A": "1"})
+    try:
+        (await ctx.http.put(ctx.input["url"] + "missing", content="x")).raise_for_status()
+    except StepFailed as error:
+        return [response.json(), response.text, response.is_success, error.message]
+    return None
+
+
+def blocks(ctx: Context) -> Any:
+    CALLS.append("blocks")
+    HOLD.wait(10)
+    try:
+        ctx.wait(ctx.step("late", lambda: CALLS.append("late")))
+    except StepFailed as error:
+        CALLS.append(error.message)
+
+
+async def odd(ctx: Context) -> Any:
+    match ctx.input:
+        case "name":
+            return await ctx.step("a/b", echo)
+        case "usage":
+            return ctx.usage("tokens", -1)
+        case "wait":
+            return ctx.wait(ctx.step("a", time.time))
+        case "large":
+            return await ctx.step("large", lambda: "x" * 300_000)
+        case "object":
+            return await ctx.step("object", object)
+        case _:
+            return await asyncio.gather(*(ctx.step("same", lambda n=n: n) for n in range(3)))

@@ -1,0 +1,250 @@
+"""The record for tests: the twin in memory and PostgreSQL behind one face, with time that can be moved."""
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from tests.support.postgres import Databases, postgres_url
+
+from everesthood.adapters.memory import (
+    MemoryClock,
+    MemoryGateway,
+    MemoryRegistry,
+    MemoryRuns,
+    MemoryWork,
+    Record,
+)
+from everesthood.adapters.postgres import (
+    Database,
+    Listener,
+    PostgresClock,
+    PostgresGateway,
+    PostgresRegistry,
+    PostgresRuns,
+    PostgresWork,
+)
+from everesthood.apis.wire import Assignment, Checkpoint, Finish, Held, StepRecord, WorkReply, WorkRequest
+from everesthood.domain.run_ids import uuid7
+from everesthood.domain.runs import Run, RunId, RunRequest
+from everesthood.usecases.ports.record import (
+    Accepted,
+    ClockStore,
+    GatewayStore,
+    ObservationStore,
+    RunStore,
+    WorkerSeat,
+    WorkStore,
+)
+from everesthood.usecases.ports.registry import PublishedCredential, PublishedInstance, Registry
+
+LEASE_SECONDS = 30
+INSTANCE = PublishedInstance(
+    uid="uid-a",
+    namespace="acme",
+    name="greeter",
+    generation=1,
+    template="greeting",
+    service_account="agent-greeter",
+    current_revision="r1",
+    config=b'{"tone":"dry"}',
+    bindings={"model": "model-key"},
+)
+CREDENTIAL = PublishedCredential(
+    uid="uid-c",
+    namespace="acme",
+    name="model-key",
+    generation=1,
+    type="Bearer",
+    header="",
+    secret_name="model",
+    secret_key="token",
+    hosts=("api.example.com",),
+    allowed_instances=(),
+)
+
+
+def new_id() -> RunId:
+    return RunId(str(uuid7(now=datetime.now(UTC), randomness=os.urandom(10))))
+
+
+def seat(revision: str = "r1", uid: str = "uid-a", pod: str = "pod-1") -> WorkerSeat:
+    return WorkerSeat(instance_uid=uid, namespace="acme", instance="greeter", revision=revision, pod=pod)
+
+
+def wish(**changes: object) -> RunRequest:
+    request = RunRequest(
+        id=new_id(),
+        namespace="acme",
+        instance="greeter",
+        instance_uid="uid-a",
+        input=b'{"who":"World"}',
+        requested_by="alice",
+        request_id="req-1",
+        max_attempts=3,
+        max_run_seconds=3600,
+    )
+    return replace(request, **changes)  # type: ignore[arg-type]
+
+
+def finish(held: Assignment, outcome: str = "succeeded", **changes: object) -> Finish:
+    return Finish(run=held.run, fence=held.fence, outcome=outcome, **changes)  # type: ignore[arg-type]
+
+
+def hold(held: Assignment) -> Held:
+    return Held(run=held.run, fence=held.fence)
+
+
+def step(name: str, state: str = "succeeded", output: object = None) -> StepRecord:
+    return StepRecord(name=name, state=state, output=msgspec.Raw(msgspec.json.encode(output)))  # type: ignore[arg-type]
+
+
+@dataclass(kw_only=True)
+class Harness:
+    """All stores of one record."""
+
+    runs: RunStore
+    work: WorkStore
+    clock: ClockStore
+    registry: Registry
+    gateway: GatewayStore
+    observations: ObservationStore
+    move: Callable[[float], object]
+    audit: Callable[[], object]
+    database: Database | None = None
+
+    async def age(self, seconds: float) -> None:
+        """Let everything be older by so many seconds."""
+        result = self.move(seconds)
+        if hasattr(result, "__await__"):
+            await result
+
+    async def audited(self) -> list[tuple[str, str, str]]:
+        """Return (actor, action, target) of the audit log."""
+        result = self.audit()
+        return await result if hasattr(result, "__await__") else result  # type: ignore[no-any-return,return-value]
+
+    async def accept(self, **changes: object) -> Accepted:
+        return await self.runs.accept(wish(**changes))
+
+    async def claim(self, want: int = 10, **of: str) -> tuple[Assignment, ...]:
+        return (await self.work.work(seat(**of), WorkRequest(want=want))).assignments
+
+    async def hand_in(self, *ends: Finish, **of: str) -> WorkReply:
+        return await self.work.work(seat(**of), WorkRequest(finished=ends))
+
+    async def checkpoint(self, held: Assignment, *steps: StepRecord) -> WorkReply:
+        done = Checkpoint(run=held.run, fence=held.fence, steps=steps)
+        return await self.work.work(seat(), WorkRequest(checkpoints=(done,)))
+
+    async def run(self, run: str) -> Run:
+        found = await self.runs.get("acme", RunId(run))
+        assert found is not None
+        return found
+
+
+def memory_harness() -> Harness:
+    offset = timedelta()
+
+    def now() -> datetime:
+        return datetime.now(UTC) + offset
+
+    def move(seconds: float) -> None:
+        nonlocal offset
+        offset += timedelta(seconds=seconds)
+
+    record = Record(now)
+    gateway = MemoryGateway(record)
+    return Harness(
+        runs=MemoryRuns(record),
+        work=MemoryWork(record, LEASE_SECONDS),
+        clock=MemoryClock(record),
+        registry=MemoryRegistry(record),
+        gateway=gateway,
+        observations=gateway,
+        move=move,
+        audit=lambda: [(line.actor, line.action, line.target) for line in record.audit],
+    )
+
+
+@asynccontextmanager
+async def postgres_harness(url: str, *, size: int = 10) -> AsyncIterator[Harness]:
+    database = Database(lambda: url, size=size)
+    listener = Listener(database)
+
+    async def move(seconds: float) -> None:
+        async with database.acquire() as connection:
+            await connection.execute(
+                "update run set due_at = due_at - $1::interval, lease_until = lease_until - $1,"
+                " started_at = started_at - $1, created_at = created_at - $1",
+                timedelta(seconds=seconds),
+            )
+            await connection.execute(
+                "update credential set observed_at = observed_at - $1::interval", timedelta(seconds=seconds)
+            )
+
+    async def audit() -> list[tuple[str, str, str]]:
+        async with database.acquire() as connection:
+            return [
+                tuple(row)
+                for row in await connection.fetch("select actor, action, target from audit order by id")
+            ]
+
+    gateway = PostgresGateway(database)
+    runs, work = PostgresRuns(database, listener), PostgresWork(database, lease_seconds=LEASE_SECONDS)
+    clock, registry = PostgresClock(database, listener), PostgresRegistry(database, listener)
+    try:
+        yield Harness(
+            runs=runs,
+            work=work,
+            clock=clock,
+            registry=registry,
+            gateway=gateway,
+            observations=gateway,
+            move=move,
+            audit=audit,
+            database=database,
+        )
+    finally:
+        for store in (runs, work, clock, registry):
+            await store.close()
+        await listener.close()
+        await database.close()
+
+
+@pytest.fixture(scope="session")
+def databases() -> Iterator[Databases]:
+    """Yield the maker of fresh databases on the session's server."""
+    with postgres_url() as url:
+        yield Databases(url)
+
+
+@pytest.fixture
+async def database_url(databases: Databases) -> AsyncIterator[str]:
+    """Yield the address of an empty database with the newest schema."""
+    url = await databases.borrow()
+    yield url
+    await databases.give_back(url)
+
+
+@pytest.fixture(params=["memory", "postgres"])
+async def record(request: pytest.FixtureRequest) -> AsyncIterator[Harness]:
+    """Yield an empty record, once of each kind."""
+    if request.param == "memory":
+        yield memory_harness()
+        return
+    databases: Databases = request.getfixturevalue("databases")
+    url = await databases.borrow()
+    async with postgres_harness(url) as harness:
+        yield harness
+    await databases.give_back(url)
+
+
+@pytest.fixture
+async def published(record: Harness) -> Harness:
+    """Return a record with one instance on revision r1."""
+    await record.registry.publish_instance(INSTANCE)
+    return record

@@ -1,0 +1,79 @@
+"""When a worker asks for work."""
+
+import pytest
+
+from everesthood.usecases.claiming import POLL_SECONDS, SETTLE_AFTER_SECONDS, SLOW_POLL_SECONDS, Claiming
+
+
+def test_a_worker_begins_by_looking() -> None:
+    """The first claim is made at once."""
+    assert Claiming(0.0).pause(0.0) == 0.0
+
+
+def test_a_full_claim_is_followed_by_another() -> None:
+    """Who got all that was asked for asks again at once."""
+    claiming = Claiming(0.0)
+    claiming.claimed(5, 5, settled=False, now=1.0)
+
+    assert (claiming.mood, claiming.pause(1.0)) == ("hungry", 0.0)
+
+
+def test_after_a_short_claim_it_polls_then_settles_the_bell_then_waits() -> None:
+    """5 ms polls for 20 ms, one claim with the bell forgotten, then the slow poll."""
+    claiming = Claiming(0.0)
+    claiming.claimed(5, 2, settled=False, now=0.0)
+    now, moods = 0.0, []
+    for _ in range(6):
+        now += claiming.pause(now)
+        moods.append(claiming.mood)
+        claiming.claimed(5, 0, settled=claiming.mood == "settling", now=now)
+
+    assert moods == ["polling", "polling", "polling", "polling", "settling", "waiting"]
+    assert now < SETTLE_AFTER_SECONDS + POLL_SECONDS + SLOW_POLL_SECONDS
+    assert claiming.pause(now) == pytest.approx(SLOW_POLL_SECONDS)
+
+
+def test_a_run_found_while_polling_begins_the_polling_anew() -> None:
+    """As long as a little comes, the worker keeps looking closely."""
+    claiming = Claiming(0.0)
+    claiming.claimed(5, 1, settled=False, now=1.0)
+    claiming.claimed(5, 1, settled=False, now=1.019)
+    claiming.claimed(5, 0, settled=False, now=1.03)
+
+    assert claiming.mood == "polling"
+
+
+def test_a_run_found_as_the_bell_is_forgotten_keeps_it_looking() -> None:
+    """The claim that goes with the forgotten bell counts as any other."""
+    claiming = Claiming(0.0)
+    claiming.mood = "settling"
+    claiming.claimed(5, 1, settled=True, now=1.0)
+
+    assert claiming.mood == "polling"
+
+
+def test_a_bell_during_the_last_claim_is_not_missed() -> None:
+    """A bell that rings while the settling claim is under way makes the worker look again."""
+    claiming = Claiming(0.0)
+    claiming.mood = "settling"
+    claiming.rung()
+    claiming.claimed(5, 0, settled=True, now=1.0)
+
+    assert claiming.mood == "polling"
+
+
+def test_without_a_free_slot_nothing_changes() -> None:
+    """A call that claims nothing says nothing about work."""
+    claiming = Claiming(0.0)
+    claiming.claimed(0, 0, settled=False, now=1.0)
+
+    assert claiming.mood == "hungry"
+
+
+def test_a_hand_in_that_finds_nothing_does_not_wake_a_waiting_worker() -> None:
+    """Claims ride on hand-ins; an empty one leaves the worker waiting."""
+    claiming = Claiming(0.0)
+    claiming.mood = "waiting"
+    claiming.claimed(3, 0, settled=False, now=1.0)
+
+    assert claiming.mood == "waiting"

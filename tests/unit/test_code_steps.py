@@ -1,0 +1,324 @@
+"""Code steps: the author's function, its Context, and what is left when its worker dies."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from everesthood.adapters.gateway import LeasedCredentials
+from everesthood.apis.reasons import Reason
+from everesthood.apis.wire import CredentialLease, Finish, StepRecord
+from everesthood.domain.errors import OutcomeUnknown, StepFailed
+from everesthood.usecases.execute_step import Doing
+from everesthood.usecases.ports.worker import Answer, Call
+from tests.support import code_agents
+from tests.support.worker import (
+    FakeGateway,
+    Journal,
+    Way,
+    agent,
+    assignment,
+    doing,
+    execute,
+    output_of,
+    raw,
+    step,
+)
+
+SECRET = 'sk-"canary"-7f3a9c'
+
+
+class Leasing(FakeGateway):
+    """Leases one credential."""
+
+    async def lease(self, slot: str) -> CredentialLease:
+        return CredentialLease(type="Bearer", value=SECRET)
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    code_agents.CALLS.clear()
+    code_agents.HOLD.clear()
+    yield
+    code_agents.HOLD.set()
+
+
+def code(function: str, **fields: Any) -> dict[str, Any]:
+    args = {"args": fields.pop("args")} if "args" in fields else {}
+    return step("work", code={"entrypoint": f"tests.support.code_agents:{function}", **args}, **fields)
+
+
+async def run(
+    function: str,
+    value: object = None,
+    *,
+    past: tuple[StepRecord, ...] = (),
+    attempt: int = 1,
+    journal: Journal | None = None,
+    by: Doing | None = None,
+    **fields: Any,
+) -> Finish:
+    given = assignment(value=value, steps=past, attempt=attempt)
+    what = agent(code(function, **fields), config={"c": 1})
+    return await execute(what, given, journal=journal, by=by or doing())
+
+
+async def test_a_function_sees_its_run() -> None:
+    """Input, config, args and the run's ids are in the Context."""
+    finish = await run("echo", {"n": 2}, args="input.n + config.c", attempt=4)
+
+    assert output_of(finish) == {
+        "input": {"n": 2}, "config": {"c": 1}, "args": 3, "run": ["run-1", 4, "request-1"],
+    }  # fmt: skip
+
+
+async def test_a_plain_function_runs_in_a_thread() -> None:
+    """A function without `async` does not hold up other runs, and can still checkpoint, log and count."""
+    journal = Journal()
+    finish = await run("plain", 21, journal=journal)
+
+    assert output_of(finish) == [True, 42]
+    assert journal.records["work/double"].output == raw(42)
+    assert msgspec.json.decode(journal.records["work/$usage"].output) == {"pages": 2}
+    assert ("info", "from a thread", "work") in journal.lines
+
+
+async def test_each_piece_is_a_checkpoint_and_a_resumed_run_does_only_the_rest() -> None:
+    """`ctx.step` returns the kept value where there is one; uses of a name are numbered."""
+    journal = Journal()
+    first = await run("pieces", {"fails": "c"}, journal=journal)
+    past = tuple(r for r in journal.records.values() if r.state == "succeeded")
+    code_agents.CALLS.clear()
+    second = await run("pieces", {"fails": "c"}, past=past, attempt=2)
+
+    assert (first.outcome, first.message) == ("failed", "steps.work: ValueError: not today")
+    assert [r.name for r in past] == ["work/piece", "work/piece#2"]
+    assert code_agents.CALLS == ["c"]
+    assert output_of(second) == ["A", "B", "C"]
+
+
+async def test_another_try_of_the_step_does_only_the_rest_too() -> None:
+    """With `retry`, pieces that were done are not done again by the next try."""
+    finish = await run("pieces", {"fails": "c"}, retry={"maxAttempts": 2})
+
+    assert finish.outcome == "failed"
+    assert code_agents.CALLS == ["a", "b", "c", "c"]
+
+
+async def test_a_payment_is_announced_and_not_repeated_unseen() -> None:
+    """A piece with idempotent=False is written as started first; found started, the run is ambiguous."""
+    journal = Journal()
+    seen: list[str] = []
+
+    def answer(_: Call) -> Answer:
+        seen.append(journal.records["work/pay"].state)
+        return Answer(status=201, headers={}, body=b"")
+
+    done = await run("pays", "https://bank.example/", journal=journal, by=doing(Way(answer)))
+    doubt = await run("pays", "https://x/", past=(StepRecord(name="work/pay", state="started"),), attempt=2)
+
+    assert (output_of(done), seen) == ("201", ["started"])
+    assert journal.history == [("work/pay", "started"), ("work/pay", "succeeded"), ("work", "succeeded")]
+    assert (doubt.outcome, doubt.reason) == ("ambiguous", Reason.OUTCOME_UNKNOWN)
+    assert code_agents.CALLS == ["pay"]
+
+
+async def test_a_payment_that_broke_off_is_ambiguous_even_with_retry() -> None:
+    """An unknown outcome inside a piece that must not be repeated ends the run for a person to decide."""
+
+    def broken(_: Call) -> Answer:
+        raise OutcomeUnknown("it broke off", transient=True)
+
+    finish = await run("pays", "https://bank.example/", by=doing(Way(broken)), retry={"maxAttempts": 3})
+
+    assert (finish.outcome, finish.reason) == ("ambiguous", Reason.OUTCOME_UNKNOWN)
+    assert code_agents.CALLS == ["pay"]
+
+
+async def test_a_payment_that_was_refused_is_a_known_failure() -> None:
+    """A piece that failed with an answer may be tried again."""
+    answers = [StepFailed("refused", transient=True), None]
+
+    def answer(_: Call) -> Answer:
+        failure = answers.pop(0)
+        if failure is not None:
+            raise failure
+        return Answer(status=200, headers={}, body=b"")
+
+    journal = Journal()
+    finish = await run(
+        "pays", "https://bank.example/", journal=journal, by=doing(Way(answer)), retry={"maxAttempts": 2}
+    )
+
+    assert finish.outcome == "succeeded"
+    assert [state for name, state in journal.history if name == "work/pay"] == [
+        "started", "failed", "started", "succeeded",
+    ]  # fmt: skip
+
+
+async def test_a_repeated_call_has_the_key_of_the_first() -> None:
+    """On every attempt the same call of the same piece carries the same Idempotency-Key."""
+    keys = []
+    for attempt in (1, 2):
+        way = Way()
+        await run("pays", "https://bank.example/", attempt=attempt, by=doing(way))
+        keys.append(dict(way.calls[0].headers)["idempotency-key"])
+
+    assert keys[0] == keys[1]
+    assert len(keys[0]) == 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("other", "LookupError: somewhere else"),
+        ("exit", "SystemExit: 3"),
+        ("final", "not with this input"),
+    ],
+)
+async def test_an_exception_is_the_steps_failure(kind: str, said: str) -> None:
+    """Whatever the author's code raises fails its step, by type and text; nothing else dies."""
+    finish = await run("fails", kind)
+
+    assert (finish.outcome, finish.reason) == ("failed", Reason.STEP_FAILED)
+    assert finish.message == f"steps.work: {said}"
+
+
+async def test_the_log_shows_where_the_authors_code_broke() -> None:
+    """The run's log has the author's part of the traceback."""
+    journal = Journal()
+    await run("fails", "other", journal=journal)
+
+    level, text, where = journal.lines[-1]
+    assert (level, where) == ("error", "work")
+    assert "code_agents.py" in text
+    assert text.endswith("LookupError: somewhere else")
+
+
+async def test_a_final_failure_is_not_tried_again() -> None:
+    """StepFailed from the author's code ends the step whatever `retry` says."""
+    journal = Journal()
+    await run("fails", "final", journal=journal, retry={"maxAttempts": 5})
+
+    assert journal.records["work"].tries == 1
+
+
+async def test_a_credential_gets_out_in_no_way() -> None:
+    """Log, checkpoint, output and message of a run show a mark where the value was."""
+    journal = Journal()
+    by = doing(credentials=LeasedCredentials(Leasing()))
+    leaked = await run("leaks", journal=journal, by=by)
+    failed = await run("fails", "secret", journal=journal, by=by)
+
+    everything = repr((leaked, failed, journal.records, journal.lines))
+    assert "canary" not in everything
+    assert output_of(leaked) == {"[credential]": ["[credential]", "Bearer [credential]"]}
+    assert journal.lines[0][1] == "value is [credential]"
+    assert failed.message == "steps.work: ValueError: [credential]"
+
+
+async def test_http_calls_go_through_the_guard() -> None:
+    """`ctx.http` sends what it is told, and a status can be raised."""
+
+    def answer(call: Call) -> Answer:
+        if call.url.endswith("missing"):
+            return Answer(status=404, headers={}, body=b"secret body")
+        return Answer(status=200, headers={"content-type": "application/json"}, body=b'{"a":1}')
+
+    way = Way(answer)
+    finish = await run("calls", {"url": "https://example.com/"}, by=doing(way))
+
+    assert output_of(finish) == [{"a": 1}, '{"a":1}', True, "the call was answered with 404"]
+    assert ("x-a", "1") in way.calls[0].headers
+    assert "idempotency-key" not in dict(way.calls[0].headers)
+    assert (way.calls[1].method, way.calls[1].content) == ("PUT", b"x")
+
+
+async def test_model_calls_are_counted() -> None:
+    """`ctx.llm` counts its tokens in the step's usage, which goes on from earlier attempts."""
+    body = {
+        "choices": [{"message": {"content": '{"summary": "Rain."}'}}],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 2},
+    }
+    way = Way(lambda _: Answer(status=200, headers={}, body=msgspec.json.encode(body)))
+    journal = Journal()
+    past = (StepRecord(name="work/$usage", state="succeeded", output=raw({"inputTokens": 3})),)
+    finish = await run(
+        "asks", {"endpoint": "https://m.example/v1"}, past=past, journal=journal, by=doing(way)
+    )
+
+    assert output_of(finish) == [{"summary": "Rain."}, True]
+    usage = msgspec.json.decode(journal.records["work/$usage"].output)
+    assert usage == {"inputTokens": 10, "outputTokens": 2}
+
+
+async def test_a_plain_function_that_outlived_its_step_can_do_nothing_more() -> None:
+    """A thread cannot be stopped, so it is shut out, and no second one is started beside it."""
+    journal = Journal()
+    finish = await run("blocks", journal=journal, timeoutSeconds=1, retry={"maxAttempts": 2})
+    code_agents.HOLD.set()
+    async with asyncio.timeout(5):
+        while len(code_agents.CALLS) < 2:
+            await asyncio.sleep(0.01)
+
+    assert finish.outcome == "failed"
+    assert finish.message.startswith("steps.work: the try before is still running in its thread")
+    assert code_agents.CALLS == ["blocks", "the step is over: its code can do nothing more"]
+    assert "work/late" not in journal.records
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("name", "'a/b' is no name for a step"),
+        ("usage", "usage 'tokens' -1: give a name and a whole number"),
+        ("wait", "ctx.wait blocks: in an async function, await instead"),
+        ("large", "the value of work/large is too large"),
+        ("object", "the value of work/object is not JSON"),
+    ],
+)
+async def test_misuse_is_told_in_one_sentence(kind: str, said: str) -> None:
+    """What an author does wrong is said with its remedy."""
+    finish = await run("odd", kind)
+
+    assert finish.outcome == "failed"
+    assert finish.message.startswith(f"steps.work: {said}")
+
+
+async def test_pieces_may_run_side_by_side() -> None:
+    """Uses of one name at the same time are numbered in the order of the calls."""
+    journal = Journal()
+    finish = await run("odd", "gather", journal=journal)
+
+    assert output_of(finish) == [0, 1, 2]
+    assert {"work/same", "work/same#2", "work/same#3"} <= journal.records.keys()
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "said"),
+    [
+        ("no_such_module:main", "the worker's image has no module no_such_module"),
+        ("tests.support.code_agents:ghost", "module tests.support.code_agents has no function ghost"),
+        ("tests.support.code_agents:NOT_A_FUNCTION", "is not a function"),
+        ("antigravity_missing.sub:main", "the worker's image has no module antigravity_missing"),
+    ],
+)
+async def test_code_that_is_not_there_is_told_before_work_begins(entrypoint: str, said: str) -> None:
+    """A worker whose image lacks the code says which step and what is missing."""
+    what = agent(step("a"), {"name": "work", "code": {"entrypoint": entrypoint}})
+    steps: Any = doing().runner
+    with pytest.raises(StepFailed, match=said) as missing:
+        await steps.prepare(what.spec.steps)
+
+    assert missing.value.message.startswith("spec.steps[1].code.entrypoint: ")
+
+
+async def test_code_that_is_there_is_found_once() -> None:
+    """Preparing finds every function, and a run uses what was found."""
+    by = doing()
+    steps: Any = by.runner
+    await steps.prepare(agent(code("echo")).spec.steps)
+
+    assert (await run("echo", 1, by=by)).outcome == "succeeded"

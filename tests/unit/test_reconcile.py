@@ -1,0 +1,745 @@
+"""Reconciling, on twins of cluster and record: what is called, and that a second pass calls nothing."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from tests.support.twins import TickingClock, TwinCluster
+
+from everesthood.adapters.languages import Languages
+from everesthood.adapters.memory.record import Record
+from everesthood.adapters.memory.registry import MemoryRegistry
+from everesthood.apis import names
+from everesthood.apis.reasons import ConditionType, Reason
+from everesthood.domain import conditions
+from everesthood.domain.errors import Unavailable
+from everesthood.domain.observed import Key, Kind, Live
+from everesthood.domain.workers import Site
+from everesthood.usecases import parse
+from everesthood.usecases.ports.cluster import ApiError
+from everesthood.usecases.ports.registry import CredentialObservation, PublishedCredential, PublishedInstance
+from everesthood.usecases.publish import Publisher
+from everesthood.usecases.reconcile_credential import CredentialTools, reconcile_credential
+from everesthood.usecases.reconcile_instance import InstanceTools, reconcile_instance
+from everesthood.usecases.reconcile_template import TemplateTools, reconcile_template
+from everesthood.usecases.remove_ghosts import remove_ghosts
+
+SITE = Site(
+    namespace="everesthood-system", gateway_url="http://g:8080", gateway_port=8080, redis_port=6379,
+    image="everesthood:1", grace_seconds=30,
+)  # fmt: skip
+AGENT = {"displayName": "G", "steps": [{"name": "a", "transform": {"value": "1"}}]}
+INSTANCE = Key(Kind.INSTANCE, "acme", "hello")
+TEMPLATE = Key(Kind.TEMPLATE, "acme", "greeter")
+CREDENTIAL = Key(Kind.CREDENTIAL, "acme", "mine")
+SLOT = {"name": "key", "hosts": ["api.example.com"]}
+BOUND = [{"slot": "key", "credentialRef": {"name": "mine"}}]
+SECRET = {"source": {"secretRef": {"name": "s", "key": "k"}}, "hosts": ["api.example.com"]}
+
+
+class World:
+    """A namespace with everything that works on it."""
+
+    def __init__(self) -> None:
+        self.cluster = TwinCluster()
+        self.record = Record()
+        self.clock = TickingClock()
+        self.publisher = Publisher(MemoryRegistry(self.record))
+        view, languages, hosts = self.cluster.cache, Languages(), frozenset()
+        shared = {"view": view, "cluster": self.cluster, "publisher": self.publisher, "now": self.clock}
+        self.instances = InstanceTools(**shared, languages=languages, internal_hosts=hosts, site=SITE)
+        self.templates = TemplateTools(**shared, languages=languages, internal_hosts=hosts)
+        self.credentials = CredentialTools(**shared, internal_hosts=hosts)
+
+    def template(self, **changes) -> Live:
+        return self.cluster.put(Kind.TEMPLATE, "greeter", spec={**AGENT, **changes})
+
+    def instance(self, **spec) -> Live:
+        body = {"templateRef": {"name": "greeter"}, **spec}
+        return self.cluster.put(Kind.INSTANCE, "hello", spec=body)
+
+    def credential(self, **spec) -> Live:
+        return self.cluster.put(Kind.CREDENTIAL, "mine", spec={**SECRET, **spec})
+
+    async def pass_over(self, key: Key = INSTANCE) -> float | None:
+        match key.kind:
+            case Kind.INSTANCE:
+                return await reconcile_instance(key, self.instances)
+            case Kind.TEMPLATE:
+                return await reconcile_template(key, self.templates)
+        return await reconcile_credential(key, self.credentials)
+
+    async def settle(self) -> None:
+        """Bring everything to Ready."""
+        await self.pass_over(TEMPLATE)
+        await self.pass_over()
+        self.queue_is_made()
+        self.workers_are_up()
+        await self.pass_over()
+        await self.pass_over(TEMPLATE)
+        self.cluster.took()
+        self.cluster.told.clear()
+
+    def queue_is_made(self) -> None:
+        for uid, row in self.record.instances.items():
+            row.queue_ready = True
+            self.publisher.hint(uid)
+
+    def workers_are_up(self, revision: str = "") -> None:
+        for live in self.children(Kind.DEPLOYMENT):
+            if live.revision.startswith(revision):
+                count = json.loads(live.content)["spec"]["replicas"]
+                numbers = {"replicas": count, "updatedReplicas": count, "availableReplicas": count}
+                self.cluster.deploy(live.key.name, **numbers)
+
+    def children(self, kind: Kind | None = None) -> list[Live]:
+        live = self.cluster.cache.get(INSTANCE)
+        owned = self.cluster.cache.owned_by(live.uid if live else "")
+        return [c for c in owned if kind in (None, c.key.kind)]
+
+    def status(self):
+        return parse.instance_status(self.cluster.cache.get(INSTANCE))
+
+    def says(self, kind: ConditionType) -> tuple[str, str, str] | None:
+        return self.told_of(self.status(), kind)
+
+    def template_says(self, kind: ConditionType) -> tuple[str, str, str] | None:
+        return self.told_of(parse.template_status(self.cluster.cache.get(TEMPLATE)), kind)
+
+    def credential_says(self, kind: ConditionType) -> tuple[str, str, str] | None:
+        return self.told_of(parse.credential_status(self.cluster.cache.get(CREDENTIAL)), kind)
+
+    def told_of(self, status, kind: ConditionType) -> tuple[str, str, str] | None:
+        found = conditions.find(status.conditions, kind)
+        return (found.status, found.reason, found.message) if found else None
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_the_first_pass_makes_everything(world: World):
+    """A finalizer before the record knows, then the children in order, then one status."""
+    world.template()
+    world.instance(workers={"replicas": 2})
+    await world.pass_over(TEMPLATE)
+    world.cluster.took()
+    again = await world.pass_over()
+    calls = [(verb, key.kind) for verb, key in world.cluster.took() if verb != "look"]
+
+    assert calls == [
+        ("hold", Kind.INSTANCE),
+        ("apply", Kind.SERVICE_ACCOUNT),
+        ("apply", Kind.NETWORK_POLICY),
+        ("apply", Kind.DEPLOYMENT),
+        ("apply", Kind.DISRUPTION_BUDGET),
+        ("status", Kind.INSTANCE),
+    ]
+    assert again == 2.0
+    assert world.record.instances["uid-hello"].published.current_revision is None
+
+
+async def test_a_second_pass_calls_nothing(world: World):
+    """At rest a pass makes no call and tells nothing; ready means that every condition is True."""
+    world.template()
+    world.instance(workers={"replicas": 2})
+    await world.settle()
+
+    assert world.says(ConditionType.READY) == ("True", "Ready", "New runs are executed.")
+    assert world.status().revision.current == world.status().revision.last_good
+    for key in (INSTANCE, TEMPLATE):
+        assert await world.pass_over(key) is None
+    assert world.cluster.took() == []
+    assert world.cluster.told == []
+
+
+async def test_a_restart_calls_nothing(world: World):
+    """A new process without memories finds everything in order and leaves it so."""
+    world.template()
+    world.instance()
+    await world.settle()
+    heir = World()
+    heir.cluster, heir.record = world.cluster, world.record
+    heir.instances = replace(
+        world.instances,
+        publisher=Publisher(MemoryRegistry(world.record)),
+        settled=type(world.instances.settled)(),
+    )
+
+    assert await heir.pass_over() is None
+    assert world.cluster.took() == []
+
+
+async def test_one_worker_needs_no_disruption_budget(world: World):
+    """The budget comes and goes with the second worker."""
+    world.template()
+    world.instance(workers={"replicas": 2})
+    await world.settle()
+    world.instance(workers={"replicas": 1})
+    await world.pass_over()
+
+    assert world.children(Kind.DISRUPTION_BUDGET) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason", "words"),
+    [
+        ({"workers": {"replicas": -1}}, "InvalidSpec", "spec.workers.replicas"),
+        ({"nonsense": 1}, "InvalidSpec", "spec.nonsense"),
+        ({"schedules": [{"name": "s", "cron": "0 0 * * *"}]}, "NotYetSupported", "spec.schedules"),
+        ({"plan": "gold"}, "InvalidSpec", "spec.plan"),
+    ],
+)
+async def test_a_bad_instance_is_refused_and_left_alone(world: World, spec, reason, words):
+    """What breaks a rule gets no children, and the condition names the field."""
+    world.template()
+    world.instance(**spec)
+    await world.pass_over(TEMPLATE)
+    world.cluster.took()
+    again = await world.pass_over()
+
+    assert again is None
+    assert [verb for verb, _ in world.cluster.took()] == ["status"]
+    status, why, message = world.says(ConditionType.ACCEPTED)
+    assert (status, why) == ("False", reason)
+    assert words in message
+    assert world.says(ConditionType.STALLED)[1] == reason
+    assert world.says(ConditionType.READY)[0] == "False"
+    await world.pass_over()
+    assert world.cluster.took() == []
+
+
+async def test_what_is_invalid_by_edit_keeps_running(world: World):
+    """A config that breaks the schema changes nothing that runs, until it is mended."""
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    world.template(configSchema=schema)
+    world.instance(config={"a": "x"})
+    await world.settle()
+    before = world.children()
+    world.instance(config={"a": 3})
+    await world.pass_over()
+
+    assert world.says(ConditionType.ACCEPTED)[1] == "ConfigInvalid"
+    assert "keeps running" in world.says(ConditionType.STALLED)[2]
+    assert world.children() == before
+    assert json.loads(world.record.instances["uid-hello"].published.config) == {"a": "x"}
+
+
+async def test_config_that_only_a_new_revision_refuses_keeps_the_old_one(world: World):
+    """A template that tightens its schema does not stop instances; suspending them still works."""
+    world.template()
+    world.instance(config={"a": 3})
+    await world.settle()
+    good = world.status().revision.current
+    world.template(configSchema={"type": "object", "properties": {"a": {"type": "string"}}})
+    await world.pass_over(TEMPLATE)
+    world.instance(config={"a": 3}, suspend=True)
+    await world.pass_over()
+
+    assert world.says(ConditionType.ACCEPTED)[1] == "ConfigInvalid"
+    assert world.status().revision.current == good
+    assert world.status().revision.desired != good
+    assert world.record.instances["uid-hello"].published.suspended
+
+
+async def test_suspending_is_told_and_published(world: World):
+    """A suspended instance says so, keeps its workers and stays ready."""
+    world.template()
+    world.instance()
+    await world.settle()
+    world.instance(suspend=True)
+    await world.pass_over()
+
+    assert world.says(ConditionType.SUSPENDED)[0] == "True"
+    assert world.says(ConditionType.READY)[0] == "True"
+    assert "suspended" in world.says(ConditionType.READY)[2]
+    assert world.record.instances["uid-hello"].published.suspended
+
+
+async def test_a_missing_template_is_waited_for(world: World):
+    """Without its template an instance has no children; with it, it goes on."""
+    world.instance()
+    assert await world.pass_over() is None
+    assert world.says(ConditionType.READY)[1] == "TemplateNotFound"
+    world.template()
+    await world.pass_over()
+    assert world.says(ConditionType.TEMPLATE_RESOLVED)[:2] == ("Unknown", "Reconciling")
+    await world.settle()
+
+    assert world.says(ConditionType.READY)[0] == "True"
+
+
+async def test_a_deleted_template_leaves_workers_alone(world: World):
+    """Workers go on when template and revisions are gone; a template on its way out counts as gone."""
+    world.template()
+    world.instance()
+    await world.settle()
+    before = world.children()
+    template = world.cluster.cache.get(TEMPLATE)
+    world.cluster.keep(replace(template, deleting=True))
+    await world.pass_over()
+
+    assert world.says(ConditionType.TEMPLATE_RESOLVED)[1] == "TemplateNotFound"
+    assert world.children() == before
+
+
+async def test_a_rollout_goes_from_the_old_to_the_new(world: World):
+    """Old workers serve until the new are up, then stay until no run and no claim needs them."""
+    world.template()
+    world.instance()
+    await world.settle()
+    old = world.status().revision.current
+    world.template(description="New.")
+    await world.pass_over(TEMPLATE)
+    await world.pass_over()
+    new = world.status().revision.desired
+
+    assert {d.revision for d in world.children(Kind.DEPLOYMENT)} == {old, new}
+    assert world.status().revision.current == old
+    assert world.says(ConditionType.RECONCILING)[0] == "True"
+    assert world.says(ConditionType.READY)[0] == "True"
+
+    world.workers_are_up(new)
+    assert await world.pass_over() == 5.0
+    assert world.status().revision.current == new
+    assert world.record.instances["uid-hello"].published.current_revision == new
+    assert [n.reason for n in world.cluster.told] == [Reason.ROLLED_OUT]
+
+    world.clock.forward(29)
+    await world.pass_over()
+    assert len(world.children(Kind.DEPLOYMENT)) == 2
+    world.clock.forward(2)
+    assert await world.pass_over() is None
+    assert [d.revision for d in world.children(Kind.DEPLOYMENT)] == [new]
+    assert [n.reason for n in world.cluster.told] == [Reason.ROLLED_OUT, Reason.DRAINED]
+
+
+async def test_workers_with_open_runs_are_kept_and_made_again(world: World, monkeypatch):
+    """A revision that still holds runs keeps its workers, also when somebody deletes them."""
+    world.template()
+    world.instance()
+    await world.settle()
+    old = world.status().revision.current
+    monkeypatch.setattr(MemoryRegistry, "_open", lambda *_: frozenset({old}))
+    world.template(description="New.")
+    await world.pass_over(TEMPLATE)
+    await world.pass_over()
+    world.workers_are_up()
+    await world.pass_over()
+    world.clock.forward(600)
+    await world.pass_over()
+
+    assert len(world.children(Kind.DEPLOYMENT)) == 2
+
+    world.cluster.cache.drop(next(d for d in world.children(Kind.DEPLOYMENT) if d.revision == old))
+    world.publisher.hint("uid-hello")
+    await world.pass_over()
+
+    assert {d.revision for d in world.children(Kind.DEPLOYMENT)} > {old}
+
+
+async def test_a_rollout_that_fails_leaves_the_last_good_one(world: World):
+    """New workers that give up stall the rollout, quote the Deployment, and the old revision serves."""
+    world.template()
+    world.instance()
+    await world.settle()
+    good = world.status().revision.current
+    world.template(worker={"image": "bad"})
+    await world.pass_over(TEMPLATE)
+    await world.pass_over()
+    bad = next(d for d in world.children(Kind.DEPLOYMENT) if d.revision != good)
+    gave_up = {
+        "type": "Progressing",
+        "status": "False",
+        "reason": "ProgressDeadlineExceeded",
+        "message": "no pods",
+    }
+    failure = {"type": "ReplicaFailure", "status": "False"}
+    world.cluster.deploy(bad.key.name, conditions=[failure, gave_up])
+    await world.pass_over()
+
+    told = f"Revision {bad.revision} did not become available; revision {good} keeps running."
+    assert world.says(ConditionType.STALLED) == ("True", "RolloutFailed", f"{told} Deployment: no pods")
+    assert world.says(ConditionType.READY)[0] == "True"
+    assert world.status().revision.last_good == good
+    assert [n.reason for n in world.cluster.told] == [Reason.ROLLOUT_FAILED]
+
+
+async def test_a_first_rollout_that_fails_says_so(world: World):
+    """Without a last good revision there is nothing that keeps running, and Ready is False."""
+    world.template()
+    world.instance()
+    await world.pass_over(TEMPLATE)
+    await world.pass_over()
+    gave_up = {
+        "type": "Progressing",
+        "status": "False",
+        "reason": "ProgressDeadlineExceeded",
+        "message": "no",
+    }
+    world.cluster.deploy(world.children(Kind.DEPLOYMENT)[0].key.name, conditions=[gave_up])
+    await world.pass_over()
+
+    assert "keeps running" not in world.says(ConditionType.STALLED)[2]
+    world.queue_is_made()
+    await world.pass_over()
+    assert world.says(ConditionType.READY)[1] == "WorkersUnavailable"
+
+
+async def test_an_invalid_template_leaves_the_last_good_one(world: World):
+    """A template that breaks a rule is refused with the path; instances say so and keep running."""
+    world.template()
+    world.instance()
+    await world.settle()
+    good = world.status().revision.current
+    world.template(steps=[{"name": "a", "transform": {"value": "steps.nobody"}}])
+    await world.pass_over(TEMPLATE)
+    await world.pass_over()
+
+    assert world.template_says(ConditionType.READY)[:2] == ("False", "InvalidSpec")
+    assert "spec.steps[0]" in world.template_says(ConditionType.ACCEPTED)[2]
+    assert world.says(ConditionType.READY)[1] == "TemplateInvalid"
+    assert f"Revision {good} keeps running." in world.says(ConditionType.STALLED)[2]
+    assert [d.revision for d in world.children(Kind.DEPLOYMENT)] == [good]
+    world.cluster.took()
+    await world.pass_over(TEMPLATE)
+    await world.pass_over()
+    assert world.cluster.took() == []
+
+
+async def test_a_pin_holds(world: World):
+    """updatePolicy Manual stays on its revision, does not mind a bad template, and names a missing one."""
+    world.template()
+    world.instance()
+    await world.settle()
+    old = world.status().revision.current
+    world.template(description="New.")
+    await world.pass_over(TEMPLATE)
+    world.instance(updatePolicy="Manual", revision=old[:12])
+    await world.pass_over()
+    assert world.status().revision.desired == old
+    world.template(steps=[])
+    await world.pass_over(TEMPLATE)
+    await world.pass_over()
+    assert world.says(ConditionType.TEMPLATE_RESOLVED)[0] == "True"
+    world.instance(updatePolicy="Manual", revision="f" * 16)
+    await world.pass_over()
+
+    assert world.says(ConditionType.TEMPLATE_RESOLVED)[1] == "RevisionNotFound"
+    assert [d.revision for d in world.children(Kind.DEPLOYMENT)] == [old]
+
+
+async def test_a_foreign_object_is_not_adopted(world: World):
+    """A name that somebody else uses is reported, and the other children are made all the same."""
+    key = Key(Kind.SERVICE_ACCOUNT, "acme", "agent-hello")
+    world.cluster.foreign[key] = Live(key=key, uid="theirs", resource_version=1)
+    world.template()
+    world.instance()
+    await world.pass_over(TEMPLATE)
+    again = await world.pass_over()
+
+    assert again == 2.0
+    assert world.says(ConditionType.WORKERS_AVAILABLE)[1] == "Conflict"
+    assert ("apply", key) not in world.cluster.took()
+    assert world.children(Kind.DEPLOYMENT)
+    world.queue_is_made()
+    assert await world.pass_over() == 60.0
+
+
+async def test_a_child_of_a_predecessor_is_waited_for(world: World):
+    """An instance that comes back at once waits until the old children are collected."""
+    world.template()
+    world.instance()
+    await world.settle()
+    before = world.cluster.cache.get(INSTANCE)
+    world.cluster.cache.drop(before)
+    world.cluster.put(Kind.INSTANCE, "hello", spec={"templateRef": {"name": "greeter"}}, uid="second")
+
+    assert await world.pass_over() == 1.0
+    for child in world.cluster.cache.owned_by(before.uid):
+        world.cluster.cache.drop(child)
+    await world.pass_over()
+    assert {c.owner for c in world.children()} == {"second"}
+    assert world.record.instances["uid-hello"].deleted
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ApiError("exceeded quota", status=403), True),
+        (ApiError("nope", status=422), True),
+        (ApiError("uid mismatch", status=409), False),
+        (ApiError("gone", status=404), False),
+        (ApiError("ending", status=403, causes=("x: NamespaceTerminating",)), False),
+        (Unavailable("down"), False),
+    ],
+)
+async def test_a_refused_child_is_told(world: World, error, told):
+    """What a quota or policy refuses is quoted; what passes by itself is left to the queue."""
+    world.cluster.refuse[Kind.DEPLOYMENT] = error
+    world.template()
+    world.instance()
+    await world.pass_over(TEMPLATE)
+    if not told:
+        with pytest.raises(type(error)):
+            await world.pass_over()
+        return
+    await world.pass_over()
+
+    status, reason, message = world.says(ConditionType.WORKERS_AVAILABLE)
+    assert (status, reason) == ("False", "ApplyRefused")
+    assert message.endswith(error.message)
+
+
+async def test_an_unreachable_record_stops_no_children(world: World):
+    """Children are made without the record; QueueReady says what is unknown."""
+    world.template()
+    await world.pass_over(TEMPLATE)
+    world.instance()
+    world.record.down = True
+    again = await world.pass_over()
+
+    assert again == 2.0
+    assert world.says(ConditionType.QUEUE_READY)[:2] == ("Unknown", "RecordUnavailable")
+    assert world.children(Kind.DEPLOYMENT)
+    world.clock.forward(100)
+    assert await world.pass_over() == 20.0
+    world.clock.forward(1000)
+    assert await world.pass_over() == 30.0
+
+
+async def test_deletion_cleans_up_and_lets_go(world: World):
+    """The record learns first, then the finalizer goes; without our finalizer nothing is done."""
+    world.template()
+    world.instance()
+    await world.settle()
+    live = world.cluster.keep(replace(world.cluster.cache.get(INSTANCE), deleting=True))
+    await world.pass_over()
+
+    assert world.cluster.took() == [("release", INSTANCE)]
+    assert world.record.instances["uid-hello"].deleted
+    world.cluster.keep(replace(live, finalizers=()))
+    assert await world.pass_over() is None
+    assert world.cluster.took() == []
+
+
+async def test_deletion_waits_for_the_record_unless_told_otherwise(world: World):
+    """Nothing is left behind in silence: a person decides to skip the cleanup."""
+    world.template()
+    world.instance()
+    await world.settle()
+    world.record.down = True
+    live = world.cluster.keep(replace(world.cluster.cache.get(INSTANCE), deleting=True))
+    with pytest.raises(Unavailable):
+        await world.pass_over()
+    world.cluster.keep(replace(live, annotations={names.ANNOTATION_SKIP_CLEANUP: "true"}))
+    await world.pass_over()
+
+    assert world.cluster.took() == [("release", INSTANCE)]
+
+
+async def test_an_instance_that_vanished_leaves_the_record(world: World):
+    """Also without a finalizer, what this process published is taken back."""
+    world.template()
+    world.instance()
+    await world.settle()
+    world.cluster.cache.drop(world.cluster.cache.get(INSTANCE))
+    assert await world.pass_over() is None
+
+    assert world.record.instances["uid-hello"].deleted
+    assert await world.pass_over(Key(Kind.INSTANCE, "acme", "never-seen")) is None
+
+
+async def test_slots_are_judged_one_by_one(world: World):
+    """Each way in which a credential can be missing or wrong has a reason of its own."""
+    optional = {"name": "extra", "hosts": ["x.example.com"], "required": "Optional"}
+    world.template(credentials=[SLOT, optional])
+    await world.pass_over(TEMPLATE)
+
+    async def said() -> str:
+        await world.pass_over(CREDENTIAL)
+        await world.pass_over()
+        return world.says(ConditionType.CREDENTIALS_READY)[1]
+
+    world.instance()
+    assert await said() == "CredentialNotBound"
+    world.instance(credentials=BOUND)
+    assert await said() == "CredentialNotFound"
+    world.credential(allowedInstances=["other"])
+    assert await said() == "CredentialNotAllowed"
+    world.credential()
+    assert await said() == "CredentialPending"
+    row = world.record.credentials["uid-mine"]
+    row.seen = CredentialObservation(reason="SecretNotFound", fingerprint="", changed_at=None)
+    assert await said() == "CredentialNotReady"
+    row.seen = CredentialObservation(reason="CredentialVerified", fingerprint="ab", changed_at=world.clock())
+    assert await said() == "CredentialsReady"
+    world.credential(hosts=["has space"])
+    assert await said() == "CredentialNotFound"
+
+
+async def test_a_credential_shows_what_the_gateway_saw(world: World):
+    """Pending at first, then the reason and the fingerprint; never more calls than changes."""
+    world.credential()
+    assert await world.pass_over(CREDENTIAL) == 2.0
+    assert world.credential_says(ConditionType.READY)[:2] == ("Unknown", "CredentialPending")
+    row = world.record.credentials["uid-mine"]
+    for reason, words in (
+        ("SecretNotFound", "There is no Secret s in the namespace."),
+        ("SecretKeyNotFound", "Secret s has no key k."),
+        ("NamespaceNotEnrolled", "not enrolled"),
+    ):
+        row.seen = CredentialObservation(reason=reason, fingerprint="", changed_at=None)
+        assert await world.pass_over(CREDENTIAL) is None
+        assert world.credential_says(ConditionType.READY)[1] == reason
+        assert words in world.credential_says(ConditionType.READY)[2]
+    row.seen = CredentialObservation(
+        reason="CredentialVerified", fingerprint="ab12", changed_at=world.clock()
+    )
+    await world.pass_over(CREDENTIAL)
+    seen = parse.credential_status(world.cluster.cache.get(CREDENTIAL))
+
+    assert (seen.fingerprint, seen.last_changed_time) == ("ab12", conditions.stamp(world.clock()))
+    world.cluster.took()
+    await world.pass_over(CREDENTIAL)
+    assert world.cluster.took() == []
+
+
+async def test_a_credential_that_breaks_a_rule_is_withdrawn(world: World):
+    """A credential for a host that is not allowed is not published, and no longer if it was."""
+    world.credential()
+    await world.pass_over(CREDENTIAL)
+    world.credential(hosts=["10.0.0.1"])
+    await world.pass_over(CREDENTIAL)
+
+    assert world.credential_says(ConditionType.ACCEPTED)[0] == "False"
+    assert world.record.credentials == {}
+
+
+async def test_a_credential_follows_its_object(world: World):
+    """A deleted one leaves the record; one that came back under the same name replaces it."""
+    world.credential()
+    await world.pass_over(CREDENTIAL)
+    world.cluster.cache.drop(world.cluster.cache.get(CREDENTIAL))
+    world.cluster.put(Kind.CREDENTIAL, "mine", spec=SECRET, uid="second")
+    await world.pass_over(CREDENTIAL)
+    assert list(world.record.credentials) == ["second"]
+    world.cluster.cache.drop(world.cluster.cache.get(CREDENTIAL))
+    await world.pass_over(CREDENTIAL)
+    await world.pass_over(CREDENTIAL)
+
+    assert world.record.credentials == {}
+
+
+async def test_without_the_record_nothing_is_said_to_be_ready(world: World):
+    """Template and credential are unknown, not ready, while their content is not published."""
+    world.record.down = True
+    world.template()
+    world.credential()
+    assert await world.pass_over(TEMPLATE) == 5.0
+    assert await world.pass_over(CREDENTIAL) == 5.0
+
+    assert world.template_says(ConditionType.READY)[:2] == ("Unknown", "RecordUnavailable")
+    assert world.credential_says(ConditionType.READY)[:2] == ("Unknown", "RecordUnavailable")
+
+
+async def test_a_template_counts_its_instances_and_keeps_its_content(world: World):
+    """The status shows revision and instances; the record gets the content; a foreign name is reported."""
+    world.template()
+    world.instance()
+    await world.pass_over(TEMPLATE)
+    status = parse.template_status(world.cluster.cache.get(TEMPLATE))
+
+    assert status.instances == 1
+    assert json.loads(world.record.revisions[("acme", status.revision)].spec) == AGENT
+    assert await world.pass_over(Key(Kind.TEMPLATE, "acme", "unknown")) is None
+
+    other = World()
+    other.template()
+    key = Key(Kind.REVISION, "acme", f"greeter-{status.revision[:10]}")
+    other.cluster.foreign[key] = Live(key=key, uid="theirs", resource_version=1)
+    assert await other.pass_over(TEMPLATE) == 60.0
+    assert other.template_says(ConditionType.READY)[:2] == ("False", "Conflict")
+    other.cluster.foreign[key] = replace(other.cluster.foreign[key], deleting=True)
+    assert await other.pass_over(TEMPLATE) == 1.0
+
+
+async def test_old_contents_are_removed_but_not_those_in_use(world: World):
+    """Of many contents the newest few stay, and every one that an instance pins or runs."""
+    world.template(description="0")
+    world.instance()
+    await world.settle()
+    used = world.status().revision.current
+    world.instance(updatePolicy="Manual", revision=used)
+    await world.pass_over()
+    for number in range(1, 15):
+        world.template(description=str(number))
+        await world.pass_over(TEMPLATE)
+    template = world.cluster.cache.get(TEMPLATE)
+    kept = {r.revision for r in world.cluster.cache.owned_by(template.uid)}
+
+    assert len(kept) == 12
+    assert used in kept
+
+
+async def test_a_revision_of_another_version_is_passed_over(world: World):
+    """A kept content that this version cannot read does not stop the instance's reconcile."""
+    world.template()
+    world.instance()
+    await world.settle()
+    template = world.cluster.cache.get(TEMPLATE)
+    revision = world.cluster.cache.owned_by(template.uid)[0]
+    world.cluster.keep(replace(revision, content=b'{"data": {"strange": 1}, "revision": 1}'))
+    await world.pass_over()
+
+    assert world.says(ConditionType.TEMPLATE_RESOLVED)[:2] == ("Unknown", "Reconciling")
+    assert world.children(Kind.DEPLOYMENT)
+
+
+async def test_ghosts_leave_the_record(world: World):
+    """What the cluster no longer has goes; what it has stays."""
+    registry = MemoryRegistry(world.record)
+    world.template()
+    world.instance()
+    world.credential()
+    await world.settle()
+    await world.pass_over(CREDENTIAL)
+    ghost = {"namespace": "acme", "name": "ghost", "generation": 1}
+    await registry.publish_instance(
+        PublishedInstance(
+            uid="ghost", template="greeter", service_account="x", current_revision=None, config=b"{}", **ghost
+        )
+    )
+    await registry.publish_credential(
+        PublishedCredential(
+            uid="lost",
+            type="Bearer",
+            header="",
+            secret_name="s",
+            secret_key="k",
+            hosts=(),
+            allowed_instances=(),
+            **ghost,
+        )
+    )
+
+    assert await remove_ghosts(registry, world.cluster.cache) == 2
+    assert await registry.known_instances() == {"uid-hello"}
+    assert await registry.known_credentials() == {"uid-mine"}
+
+
+async def test_a_doubted_queue_is_asked_for_again(world: World):
+    """A full comparison asks for every queue; a status that nobody can read is written anew."""
+    world.template()
+    world.instance()
+    await world.settle()
+    world.record.instances["uid-hello"].queue_ready = False
+    await world.pass_over()
+    assert world.says(ConditionType.QUEUE_READY)[0] == "True"
+    world.publisher.doubt()
+    await world.pass_over()
+    assert world.says(ConditionType.QUEUE_READY)[:2] == ("False", "QueuePending")
+    world.cluster.keep(replace(world.cluster.cache.get(INSTANCE), status=b'{"conditions": 3}'))
+    await world.pass_over()
+    assert world.says(ConditionType.QUEUE_READY)[0] == "False"

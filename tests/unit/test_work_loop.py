@@ -1,0 +1,486 @@
+"""A worker at work, with a gateway in memory."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from everesthood.apis.wire import Assignment, Finish, StepRecord
+from everesthood.domain.errors import Forbidden, StepFailed, Unavailable
+from everesthood.usecases.work_loop import Worker
+from tests.support.worker import (
+    FakeGateway,
+    Figures,
+    Serving,
+    agent,
+    executing,
+    raw,
+    step,
+)
+
+ACT = executing(agent(step("a", value="input")))
+Act = Callable[[Assignment, Any], Awaitable[Finish]]
+
+
+def succeeded(given: Assignment) -> Finish:
+    return Finish(run=given.run, fence=given.fence, outcome="succeeded", output=given.input)
+
+
+def gate() -> tuple[Act, asyncio.Event, list[str]]:
+    """Return an executor that waits for an event, the event, and the runs that began."""
+    opened, begun = asyncio.Event(), []
+
+    async def act(given: Assignment, _: Any) -> Finish:
+        begun.append(given.run)
+        await opened.wait()
+        return succeeded(given)
+
+    return act, opened, begun
+
+
+async def test_every_run_is_executed_and_handed_in_once() -> None:
+    """Five hundred runs: each claimed once, finished once, with its output."""
+    gateway = FakeGateway()
+    names = gateway.add(500, {"n": 1})
+
+    async with Serving(gateway, ACT, slots=20):
+        await gateway.until_over()
+
+    assert [gateway.rows[n].finish.output for n in names] == [raw({"n": 1})] * 500  # type: ignore[union-attr]
+    handed_in = [f.run for request in gateway.requests for f in request.finished]
+    assert sorted(handed_in) == sorted(names)
+
+
+async def test_no_more_runs_execute_than_there_are_slots() -> None:
+    """Slots bound what executes; what is claimed ahead waits."""
+    gateway, running, most = FakeGateway(), 0, 0
+
+    async def act(given: Assignment, _: Any) -> Finish:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        return succeeded(given)
+
+    gateway.add(200)
+    async with Serving(gateway, act, slots=10):
+        await gateway.until_over()
+
+    assert most == 10
+    assert max(request.want for request in gateway.requests) <= 12
+
+
+async def test_only_one_call_is_in_flight_and_results_ride_on_it() -> None:
+    """What completes during a call goes with the next one, together."""
+    gateway = FakeGateway()
+    gateway.add(100)
+    in_flight, most = 0, 0
+    work = gateway.work
+
+    async def counted(request: Any) -> Any:
+        nonlocal in_flight, most
+        in_flight += 1
+        most = max(most, in_flight)
+        await asyncio.sleep(0.005)
+        in_flight -= 1
+        return await work(request)
+
+    gateway.work = counted  # type: ignore[method-assign]
+    async with Serving(gateway, ACT, slots=50):
+        await gateway.until_over()
+
+    carrying = [r for r in gateway.requests if r.finished]
+    assert most == 1
+    assert len(carrying) <= 6
+
+
+async def test_work_is_claimed_ahead_only_while_runs_are_short() -> None:
+    """A fifth more than the slots is claimed once runs prove short; before that, and for long runs, none."""
+    gateway = FakeGateway()
+    gateway.add(60)
+
+    async with Serving(gateway, ACT, slots=10):
+        await gateway.until_over()
+
+    assert gateway.requests[0].want == 10
+    assert max(r.want for r in gateway.requests) == 12
+
+
+async def test_a_bell_from_another_thread_brings_work_at_once() -> None:
+    """After the worker has gone to wait, a ring makes it claim without delay."""
+    gateway = FakeGateway()
+    async with Serving(gateway, ACT) as worker:
+        await gateway.until(lambda: any(r.settle_bell for r in gateway.requests))
+        gateway.add(1)
+        calls = len(gateway.requests)
+        threading.Thread(target=worker.wake).start()
+        await gateway.until_over(seconds=2)
+
+    assert calls >= 4
+
+
+async def test_the_bell_is_settled_before_the_last_claim_and_then_it_is_quiet() -> None:
+    """About four polls, one call that forgets the bell, then no call at all."""
+    gateway = FakeGateway()
+    async with Serving(gateway, ACT):
+        await gateway.until(lambda: any(r.settle_bell for r in gateway.requests))
+        calls = len(gateway.requests)
+        await asyncio.sleep(0.2)
+
+        assert len(gateway.requests) == calls
+        assert gateway.requests[-1].settle_bell
+        assert calls <= 8
+
+
+async def test_work_that_comes_between_the_last_poll_and_the_settling_is_found() -> None:
+    """A run whose bell was swallowed is claimed by the call that forgets the bell."""
+    gateway = FakeGateway()
+    late: list[str] = []
+
+    def add_late(request: Any) -> None:
+        polls = len(gateway.requests)
+        if polls >= 3 and not late and not request.settle_bell:
+            late.extend(gateway.add(1))
+
+    gateway.after_call = add_late
+    async with Serving(gateway, ACT):
+        await gateway.until(lambda: bool(late) and gateway.rows[late[0]].finish is not None, seconds=2)
+
+
+async def test_waking_before_and_after_the_worker_lives_does_nothing() -> None:
+    """A bell at any moment is harmless."""
+    gateway = FakeGateway()
+    serving = Serving(gateway, ACT)
+    serving.worker.wake()
+    async with serving as worker:
+        worker.wake()
+    worker.wake()
+
+
+async def test_a_finish_survives_a_gateway_that_is_down() -> None:
+    """A result is handed in until it arrives."""
+    gateway = FakeGateway()
+    gateway.add(3)
+    act, opened, begun = gate()
+    async with Serving(gateway, act):
+        await gateway.until(lambda: len(begun) == 3)
+        gateway.failures.extend([Unavailable("down"), Forbidden("not yet"), Unavailable("down")])
+        opened.set()
+        await gateway.until_over()
+
+    assert all(row.finish is not None and row.attempt == 1 for row in gateway.rows.values())
+
+
+async def test_a_result_that_the_gateway_refuses_does_not_hold_up_the_others() -> None:
+    """One odd result in a batch: the others arrive, and its run fails with the reason."""
+    gateway = FakeGateway()
+    odd = gateway.add(1, "odd")[0]
+    gateway.add(5, "fine")
+    gateway.refuse = lambda r: (
+        "no such text" if any(f.run == odd and bytes(f.output) != b"null" for f in r.finished) else None
+    )
+
+    async with Serving(gateway, ACT):
+        await gateway.until_over()
+
+    ends = {run: row.finish.outcome for run, row in gateway.rows.items() if row.finish}
+    assert ends.pop(odd) == "failed"
+    assert gateway.rows[odd].finish.message == "The result was refused: no such text"  # type: ignore[union-attr]
+    assert set(ends.values()) == {"succeeded"}
+
+
+async def test_a_claim_that_the_gateway_refuses_is_tried_again_slowly() -> None:
+    """A worker that is told no keeps asking, without a storm."""
+    gateway = FakeGateway()
+    gateway.refuse = lambda _: "go away"
+    async with Serving(gateway, ACT):
+        await asyncio.sleep(0.5)
+        calls = len(gateway.requests)
+
+    assert 2 <= calls <= 5
+
+
+async def test_stopping_claims_nothing_more_and_waits_for_what_runs() -> None:
+    """Within the grace, running work is finished; nothing new is claimed."""
+    gateway = FakeGateway()
+    gateway.add(3)
+    act, opened, begun = gate()
+    async with Serving(gateway, act, slots=2) as worker:
+        await gateway.until(lambda: len(begun) == 2)
+        stopping = asyncio.create_task(worker.stop(10))
+        await asyncio.sleep(0)
+        opened.set()
+        await stopping
+
+    ends = [row.finish.outcome if row.finish else None for row in gateway.rows.values()]
+    assert ends == ["succeeded", "succeeded", None]
+    assert gateway.rows["run-3"].attempt == 0
+
+
+async def test_what_does_not_end_within_the_grace_is_handed_back_with_its_checkpoints() -> None:
+    """A stopped worker's run is due again, goes on after its last checkpoint, and burns no attempt."""
+    gateway = FakeGateway()
+    gateway.add(1)
+    hung = asyncio.Event()
+
+    async def act(given: Assignment, journal: Any) -> Finish:
+        journal.note(StepRecord(name="a", state="succeeded", output=raw("kept")))
+        hung.set()
+        await asyncio.Event().wait()
+        return succeeded(given)
+
+    async with Serving(gateway, act) as worker:
+        await hung.wait()
+        await worker.stop(0.01)
+
+    row = gateway.rows["run-1"]
+    assert (row.attempt, list(row.steps), list(gateway.due)) == (0, ["a"], ["run-1"])
+
+
+async def test_what_was_claimed_ahead_is_handed_back_at_once() -> None:
+    """Runs that have not begun when the worker stops do not wait for its grace."""
+    gateway = FakeGateway()
+    gateway.add(13)
+    act, opened, begun = gate()
+
+    async def quick_then_slow(given: Assignment, journal: Any) -> Finish:
+        if given.run == "run-1":
+            return succeeded(given)
+        return await act(given, journal)
+
+    async with Serving(gateway, quick_then_slow, slots=10) as worker:
+        await gateway.until(lambda: sum(row.held for row in gateway.rows.values()) == 12)
+        stopping = asyncio.create_task(worker.stop(10))
+        await gateway.until(lambda: len(gateway.due) == 2)
+        opened.set()
+        await stopping
+
+    assert len(begun) == 10
+    assert sum(row.finish is not None for row in gateway.rows.values()) == 11
+
+
+async def test_a_cancelled_run_is_stopped_and_handed_in_as_cancelled() -> None:
+    """What a person cancels ends within a heartbeat."""
+    gateway = FakeGateway(lease_seconds=1)
+    gateway.add(1)
+    act, _, begun = gate()
+    async with Serving(gateway, act):
+        await gateway.until(lambda: len(begun) == 1)
+        gateway.rows["run-1"].cancel = True
+        await gateway.until_over(seconds=5)
+
+    assert gateway.rows["run-1"].finish.outcome == "cancelled"  # type: ignore[union-attr]
+
+
+async def test_a_run_that_waits_for_a_slot_can_be_cancelled_too() -> None:
+    """What was claimed ahead is cancelled without having begun."""
+    gateway = FakeGateway(lease_seconds=1)
+    gateway.add(13)
+    act, _, begun = gate()
+
+    async def quick_then_slow(given: Assignment, journal: Any) -> Finish:
+        return succeeded(given) if given.run == "run-1" else await act(given, journal)
+
+    async with Serving(gateway, quick_then_slow, slots=10):
+        await gateway.until(lambda: gateway.rows["run-12"].held)
+        gateway.rows["run-12"].cancel = True
+        await gateway.until(lambda: gateway.rows["run-12"].finish is not None, seconds=5)
+
+    assert gateway.rows["run-12"].finish.outcome == "cancelled"  # type: ignore[union-attr]
+    assert "run-12" not in begun
+
+
+async def test_a_lost_run_is_dropped_without_a_word() -> None:
+    """When another attempt holds the run, this one stops and hands nothing in."""
+    gateway, figures = FakeGateway(lease_seconds=1), Figures()
+    gateway.add(1)
+    act, _, begun = gate()
+    async with Serving(gateway, act, figures=figures):
+        await gateway.until(lambda: len(begun) == 1)
+        gateway.rows["run-1"].fence += 1
+        async with asyncio.timeout(5):
+            while figures.outcomes["lost"] == 0:
+                await asyncio.sleep(0.01)
+
+    assert gateway.rows["run-1"].finish is None
+    assert not any(r.finished for r in gateway.requests)
+
+
+async def test_a_checkpoint_of_a_lost_run_stops_it() -> None:
+    """The answer to a checkpoint tells as well as a heartbeat does."""
+    gateway, figures = FakeGateway(), Figures()
+    gateway.add(1)
+    began = asyncio.Event()
+    go = asyncio.Event()
+
+    async def act(given: Assignment, journal: Any) -> Finish:
+        began.set()
+        await go.wait()
+        await journal.commit(StepRecord(name="a", state="started"))
+        return succeeded(given)
+
+    async with Serving(gateway, act, figures=figures):
+        await began.wait()
+        gateway.rows["run-1"].fence += 1
+        go.set()
+        await gateway.until(lambda: any(r.checkpoints for r in gateway.requests))
+        await asyncio.sleep(0.05)
+
+    assert figures.outcomes == {"lost": 1}
+
+
+async def test_leases_are_renewed_in_time() -> None:
+    """A run longer than its lease stays with its worker."""
+    gateway = FakeGateway(lease_seconds=1)
+    gateway.add(1)
+
+    async def act(given: Assignment, _: Any) -> Finish:
+        await gateway.until(lambda: len(gateway.heartbeats) >= 5)
+        return succeeded(given)
+
+    async with Serving(gateway, act):
+        await gateway.until_over()
+
+    assert gateway.rows["run-1"].finish.outcome == "succeeded"  # type: ignore[union-attr]
+
+
+async def test_a_run_whose_lease_cannot_be_renewed_is_let_go() -> None:
+    """When the gateway is silent for a whole lease, the run may be another's: it stops."""
+    gateway, figures = FakeGateway(lease_seconds=1), Figures()
+    gateway.add(1)
+    gateway.beat_failures.extend([Unavailable("down")] * 1000)
+    act, _, begun = gate()
+    async with Serving(gateway, act, figures=figures):
+        await gateway.until(lambda: len(begun) == 1)
+        async with asyncio.timeout(5):
+            while figures.outcomes["lost"] == 0:
+                await asyncio.sleep(0.01)
+
+    assert gateway.rows["run-1"].finish is None
+
+
+async def test_a_defect_takes_down_its_run_only() -> None:
+    """An exception of ours fails the run as internal, without its text, and the others go on."""
+    gateway = FakeGateway()
+    gateway.add(2)
+
+    async def act(given: Assignment, _: Any) -> Finish:
+        if given.run == "run-1":
+            raise RuntimeError("sk-secret")
+        return succeeded(given)
+
+    async with Serving(gateway, act):
+        await gateway.until_over()
+
+    broken = gateway.rows["run-1"].finish
+    assert broken is not None
+    assert (broken.outcome, broken.reason) == ("failed", "Internal")
+    assert "sk-secret" not in broken.message
+    assert gateway.rows["run-2"].finish.outcome == "succeeded"  # type: ignore[union-attr]
+
+
+async def test_log_lines_arrive_in_company_and_are_bounded() -> None:
+    """Lines of a running run arrive within moments, in few calls; a flood is cut with a word about it."""
+    gateway = FakeGateway()
+    gateway.add(1)
+    opened = asyncio.Event()
+
+    async def act(given: Assignment, journal: Any) -> Finish:
+        for n in range(6000):
+            journal.log("info", f"line {n}", "a")
+        await opened.wait()
+        return succeeded(given)
+
+    async with Serving(gateway, act):
+        await gateway.until(lambda: len(gateway.lines) == 5000)
+        opened.set()
+        await gateway.until_over()
+
+    assert gateway.lines[0].message == "line 0"
+    assert gateway.lines[-1].message.startswith("further lines are dropped")
+    assert sum(bool(r.logs) for r in gateway.requests) == 10
+
+
+async def test_a_commit_returns_only_once_the_gateway_has_it() -> None:
+    """What must be durable is in the record when the step goes on."""
+    gateway = FakeGateway()
+    gateway.add(1)
+    seen: list[Any] = []
+
+    async def act(given: Assignment, journal: Any) -> Finish:
+        await journal.commit(StepRecord(name="a", state="started"))
+        seen.append(gateway.rows["run-1"].steps.get("a"))
+        return succeeded(given)
+
+    async with Serving(gateway, act):
+        await gateway.until_over()
+
+    assert seen[0].state == "started"
+
+
+async def test_a_refused_checkpoint_fails_its_step() -> None:
+    """A checkpoint that the gateway will never take is the step's failure, not a hang."""
+    gateway = FakeGateway()
+    gateway.add(1)
+    gateway.refuse = lambda r: "too odd" if r.checkpoints else None
+
+    async def act(given: Assignment, journal: Any) -> Finish:
+        try:
+            await journal.commit(StepRecord(name="a", state="started"))
+        except StepFailed as error:
+            return Finish(run=given.run, fence=given.fence, outcome="failed", message=error.message)
+        return succeeded(given)
+
+    async with Serving(gateway, act):
+        await gateway.until_over()
+
+    assert gateway.rows["run-1"].finish.message == "the checkpoint was refused: too odd"  # type: ignore[union-attr]
+
+
+async def test_a_worker_that_dies_leaves_a_run_that_the_next_one_finishes() -> None:
+    """Killed between two steps: the next worker does the second and not the first."""
+    gateway = FakeGateway()
+    gateway.add(1, {"n": 5})
+    what = agent(step("a", value="input.n"), step("b", "a", value="steps.a + 1"))
+    done = executing(what)
+    reached = asyncio.Event()
+
+    async def dies(given: Assignment, journal: Any) -> Finish:
+        await journal.commit(StepRecord(name="a", state="succeeded", output=raw(40)))
+        reached.set()
+        await asyncio.Event().wait()
+        return succeeded(given)
+
+    dead = Worker(gateway=gateway, execute=dies, slots=1, figures=Figures())
+    serving = asyncio.create_task(dead.serve())
+    await reached.wait()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    gateway.rescue("run-1")
+    async with Serving(gateway, done):
+        await gateway.until_over()
+
+    finish = gateway.rows["run-1"].finish
+    assert finish is not None
+    assert msgspec.json.decode(finish.output) == 41
+    assert gateway.rows["run-1"].attempt == 2
+
+
+async def test_a_worker_that_cannot_hand_in_still_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that is gone does not keep a stopping worker for ever."""
+    monkeypatch.setattr("everesthood.usecases.work_loop.HAND_IN_SECONDS", 0.05)
+    gateway = FakeGateway()
+    gateway.add(1)
+    act, opened, begun = gate()
+    async with Serving(gateway, act) as worker:
+        await gateway.until(lambda: len(begun) == 1)
+        gateway.failures.extend([Unavailable("down")] * 1000)
+        opened.set()
+        await worker.stop(0.01)
+
+    assert gateway.rows["run-1"].finish is None
