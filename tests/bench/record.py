@@ -14,6 +14,8 @@ from dataclasses import replace
 import httpx2
 import msgspec
 import uvloop
+from tests.support.postgres import free_port, running_postgres
+from tests.support.record import INSTANCE, Harness, finish, postgres_harness, seat, step, wish
 
 from everesthood.adapters.postgres import Database, migrate
 from everesthood.apis import wire
@@ -22,12 +24,11 @@ from everesthood.entrypoints.gateway.main import build_server
 from everesthood.entrypoints.gateway.routes import Parts, routes
 from everesthood.usecases.lease_queue import Broker
 from everesthood.usecases.ports.record import WorkerSeat
-from tests.support.postgres import free_port, running_postgres
-from tests.support.record import INSTANCE, Harness, finish, postgres_harness, seat, step, wish
 
 Work = Callable[[wire.WorkRequest], Awaitable[wire.WorkReply]]
 _CLIENTS = 50
 _BATCH = 100
+_UIDS = tuple(f"uid-{n}" for n in range(50))
 _OUTPUT = msgspec.Raw(b'{"text":"done"}')
 
 
@@ -60,6 +61,19 @@ async def timed(runs: int, *jobs: Awaitable[None]) -> float:
     return runs / (time.perf_counter() - began)
 
 
+class Direct:
+    """Workers that call the store itself."""
+
+    def __init__(self, record: Harness) -> None:
+        self._record = record
+
+    def worker(self, uid: str) -> Work:
+        async def work(request: wire.WorkRequest) -> wire.WorkReply:
+            return await self._record.work.work(seat(uid=uid), request)
+
+        return work
+
+
 class AnySeat:
     """Seats whoever comes: authentication is cached in real life, and not what is measured here."""
 
@@ -83,9 +97,7 @@ async def measure(url: str, runs: int) -> list[tuple[str, float]]:
     async with postgres_harness(url) as record:
         await record.registry.publish_instance(INSTANCE)
 
-        async def direct(request: wire.WorkRequest) -> wire.WorkReply:
-            return await record.work.work(seat(), request)
-
+        direct = Direct(record).worker("uid-a")
         rows.append((f"stores: accept, {_CLIENTS} callers", await timed(runs, accept_all(record, runs))))
         rows.append((f"stores: work, batch {_BATCH}", await timed(runs, drain(direct, runs))))
         both = await timed(runs, accept_all(record, runs), drain(direct, runs))
@@ -93,6 +105,8 @@ async def measure(url: str, runs: int) -> list[tuple[str, float]]:
         one = await timed(runs // 10, accept_all(record, runs // 10, 1))
         rows.append(("stores: accept, one caller", one))
         await drain(direct, runs // 10)
+        await publish_many(record)
+        rows.append(("stores: 50 instances, 5 slots each", await many(record, Direct(record).worker, runs)))
         rows += await through_gateway(record, runs)
     return rows
 
@@ -122,21 +136,24 @@ async def through_gateway(record: Harness, runs: int) -> list[tuple[str, float]]
         rows.append((f"gateway: work, batch {_BATCH}", await timed(runs, drain(worker("uid-a"), runs))))
         both = await timed(runs, accept_all(record, runs), drain(worker("uid-a"), runs))
         rows.append(("gateway: accept → done, together", both))
-        rows.append(("gateway: 50 instances × 5 slots", await many(record, worker, runs)))
+        rows.append(("gateway: 50 instances, 5 slots each", await many(record, worker, runs)))
     server.should_exit = True
     await serving
     return rows
 
 
+async def publish_many(record: Harness) -> None:
+    """Publish fifty instances."""
+    for uid in _UIDS:
+        await record.registry.publish_instance(replace(INSTANCE, uid=uid, name=uid))
+
+
 async def many(record: Harness, worker: Callable[[str], Work], runs: int) -> float:
     """Drain fifty instances at once, each by a worker with few slots."""
-    uids = [f"uid-{n}" for n in range(50)]
-    for uid in uids:
-        await record.registry.publish_instance(replace(INSTANCE, uid=uid, name=uid))
-    each = runs // len(uids)
-    wishes = itertools.chain.from_iterable([uid] * each for uid in uids)
+    each = runs // len(_UIDS)
+    wishes = itertools.chain.from_iterable([uid] * each for uid in _UIDS)
     await asyncio.gather(*(record.runs.accept(wish(instance_uid=uid, instance=uid)) for uid in wishes))
-    return await timed(each * len(uids), *(drain(worker(uid), each, 5) for uid in uids))
+    return await timed(each * len(_UIDS), *(drain(worker(uid), each, 5) for uid in _UIDS))
 
 
 def main() -> None:

@@ -256,7 +256,7 @@ async def test_groups_and_extra_count(land, identities):
 async def allowed(identities, who, access):
     """Wait for the API server to see the binding."""
     async with asyncio.timeout(20):
-        while not await identities.allows(who, access):  # noqa: ASYNC110
+        while not await identities.allows(who, access):
             await asyncio.sleep(0.1)
 
 

@@ -61,7 +61,7 @@ def call(api):
 
 async def until_claimed(api):
     async with asyncio.timeout(20):
-        while not (reply := await api.worker(want=1)).assignments:  # noqa: ASYNC110
+        while not (reply := await api.worker(want=1)).assignments:
             await asyncio.sleep(0.02)
     return reply.assignments[0]
 
@@ -298,11 +298,11 @@ async def test_a_broken_stream_is_taken_up_again(api, call):
     await api.log(held, "before")
     following = asyncio.create_task(call("logs", run, "-n", "acme", "-f"))
     async with asyncio.timeout(20):
-        while not api.streams._open.total():  # noqa: ASYNC110
+        while not api.streams._open.total():
             await asyncio.sleep(0.02)
     api.streams.closing.set()
     async with asyncio.timeout(20):
-        while api.streams._open.total():  # noqa: ASYNC110
+        while api.streams._open.total():
             await asyncio.sleep(0.02)
     api.streams.closing.clear()
     await api.log(held, "after")

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.servers import Reply, Server, make_certificate, serving
+from tests.support.worker import Credentials
 
 from everesthood.adapters.outbound import GuardedClient, Policy
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import CredentialLease
 from everesthood.domain.errors import OutcomeUnknown, StepFailed
 from everesthood.usecases.ports.worker import Answer, Call
-from tests.support.servers import Reply, Server, make_certificate, serving
-from tests.support.worker import Credentials
 
 pytestmark = pytest.mark.integration
 
@@ -187,7 +187,9 @@ async def test_a_redirect_to_metadata_is_refused(server: Server) -> None:
     assert "redirects to where the agent may not go" in failed.message
 
 
-@pytest.mark.parametrize("location", ["//evil.example/", "https://evil.example/", "\\\\evil.example", "ftp://a/"])
+@pytest.mark.parametrize(
+    "location", ["//evil.example/", "https://evil.example/", "\\\\evil.example", "ftp://a/"]
+)
 async def test_a_redirect_out_of_the_list_is_refused(server: Server, location: str) -> None:
     """No answer sends an agent to a host that its template does not list."""
     server.replies["/"] = Reply(status=302, headers={"Location": location})
@@ -418,9 +420,7 @@ async def test_tls_speaks_of_the_name(certificate: tuple[Path, Path]) -> None:
         async with client(server, tls=trusting) as guarded:
             answer = await guarded.send(Call(method="GET", url=url))
         async with client(server, tls=trusting) as guarded:
-            wrong_name = await failure(
-                guarded, Call(method="GET", url=f"https://127.0.0.1:{server.port}/")
-            )
+            wrong_name = await failure(guarded, Call(method="GET", url=f"https://127.0.0.1:{server.port}/"))
         async with client(server) as guarded:
             untrusted = await failure(guarded, Call(method="GET", url=url))
 
@@ -429,7 +429,9 @@ async def test_tls_speaks_of_the_name(certificate: tuple[Path, Path]) -> None:
     assert untrusted.message.endswith("its certificate is not trusted")
 
 
-async def test_a_redirect_from_https_to_http_is_refused(certificate: tuple[Path, Path], other: Server) -> None:
+async def test_a_redirect_from_https_to_http_is_refused(
+    certificate: tuple[Path, Path], other: Server
+) -> None:
     """What began encrypted stays encrypted."""
     trusting = ssl.create_default_context(cafile=str(certificate[0]))
     with serving(certificate) as server:

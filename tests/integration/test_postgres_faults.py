@@ -61,7 +61,7 @@ async def test_a_crash_in_the_middle_accepts_nothing_by_halves(own_server: Postg
                 return
 
     flooding = asyncio.create_task(flood())
-    while len(answered) < 200:  # noqa: ASYNC110 - the flood answers many waiters, not one event
+    while len(answered) < 200:
         await asyncio.sleep(0.001)
     own_server.kill()
     async with asyncio.timeout(20):

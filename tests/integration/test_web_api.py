@@ -263,7 +263,7 @@ async def test_too_many_followers_are_told_to_come_back(api):
         assert int(second.headers["retry-after"]) > 0
     await api.client.post(api.url(f"runs/{run}/cancel"))
     async with asyncio.timeout(10):
-        while (await api.client.get(url, params=query)).status_code != 200:  # noqa: ASYNC110
+        while (await api.client.get(url, params=query)).status_code != 200:
             await asyncio.sleep(0.02)
 
 

@@ -15,7 +15,7 @@ NAMESPACE = "everesthood-system"
 Object = dict[str, Any]
 
 
-class HelmFailed(Exception):  # noqa: N818 - reads as what happened
+class HelmFailed(Exception):
     """Helm said no; the text is what it said."""
 
 

@@ -107,7 +107,7 @@ class Api:
 async def until(happened: Callable[[], object]) -> None:
     """Wait for what tells nobody that it happened."""
     async with asyncio.timeout(10):
-        while not happened():  # noqa: ASYNC110
+        while not happened():
             await asyncio.sleep(0.005)
 
 

@@ -63,5 +63,7 @@ def test_what_python_knows_as_private_is_refused(address: object) -> None:
     """Every address that is link-local, multicast, private, reserved or loopback is refused."""
     assert isinstance(address, (ipaddress.IPv4Address, ipaddress.IPv6Address))
     shut = address.is_private or address.is_link_local or address.is_multicast or address.is_loopback
-    if shut and not (isinstance(address, ipaddress.IPv6Address) and address in ipaddress.ip_network("64:ff9b::/96")):
+    if shut and not (
+        isinstance(address, ipaddress.IPv6Address) and address in ipaddress.ip_network("64:ff9b::/96")
+    ):
         assert refusal(str(address), is_internal_host=False)

@@ -46,7 +46,9 @@ def test_some_failures_end_a_step(step: Step, tries: int, failure: StepFailed) -
 
 def test_an_unknown_outcome_is_tried_again_where_a_repeat_does_no_harm() -> None:
     """A broken-off call of an idempotent step is repeated."""
-    assert next_pause(reading(), 1, OutcomeUnknown("gone", transient=True), chance=random.Random(1)) is not None
+    assert (
+        next_pause(reading(), 1, OutcomeUnknown("gone", transient=True), chance=random.Random(1)) is not None
+    )
 
 
 @given(tries=st.integers(1, 3), seed=st.integers())

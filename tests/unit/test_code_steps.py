@@ -6,13 +6,6 @@ from typing import Any
 
 import msgspec
 import pytest
-
-from everesthood.adapters.gateway import LeasedCredentials
-from everesthood.apis.reasons import Reason
-from everesthood.apis.wire import CredentialLease, Finish, StepRecord
-from everesthood.domain.errors import OutcomeUnknown, StepFailed
-from everesthood.usecases.execute_step import Doing
-from everesthood.usecases.ports.worker import Answer, Call
 from tests.support import code_agents
 from tests.support.worker import (
     FakeGateway,
@@ -26,6 +19,13 @@ from tests.support.worker import (
     raw,
     step,
 )
+
+from everesthood.adapters.gateway import LeasedCredentials
+from everesthood.apis.reasons import Reason
+from everesthood.apis.wire import CredentialLease, Finish, StepRecord
+from everesthood.domain.errors import OutcomeUnknown, StepFailed
+from everesthood.usecases.execute_step import Doing
+from everesthood.usecases.ports.worker import Answer, Call
 
 SECRET = 'sk-"canary"-7f3a9c'
 

@@ -21,7 +21,7 @@ class Line:
         self.soon: list[Key] = []
         self.later: list[tuple[Key, float]] = []
 
-    def add_soon(self, key: Key, *, edited: bool = False) -> None:  # noqa: ARG002
+    def add_soon(self, key: Key, *, edited: bool = False) -> None:
         self.soon.append(key)
 
     def add_after(self, key: Key, seconds: float) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests.support.worker import LANGUAGES, Figures, Journal, agent, assignment, execute, output_of, raw, step
 
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import Assignment, Finish, StepRecord
@@ -12,7 +13,6 @@ from everesthood.usecases.execute_run import execute_run
 from everesthood.usecases.execute_step import Doing
 from everesthood.usecases.expressions import Expressions
 from everesthood.usecases.ports.worker import Scope
-from tests.support.worker import LANGUAGES, Figures, Journal, agent, assignment, execute, output_of, raw, step
 
 PAY = {"http": {"url": "https://bank.example/pay", "method": "POST"}}
 
@@ -42,9 +42,7 @@ def by(runner: Runner, *, pauses: list[float] | None = None, figures: Figures | 
         if pauses is not None:
             pauses.append(seconds)
 
-    return Doing(
-        runner=runner, expressions=Expressions(LANGUAGES), figures=figures or Figures(), sleep=sleep
-    )
+    return Doing(runner=runner, expressions=Expressions(LANGUAGES), figures=figures or Figures(), sleep=sleep)
 
 
 def failing(*failures: EveresthoodError | None) -> Any:
@@ -109,7 +107,10 @@ async def test_each_finished_step_is_a_checkpoint() -> None:
 async def test_a_resumed_run_repeats_nothing() -> None:
     """What an earlier attempt finished is not done again, and its output is there for later steps."""
     runner = Runner()
-    past = (StepRecord(name="a", state="succeeded", output=raw("kept")), StepRecord(name="b", state="skipped"))
+    past = (
+        StepRecord(name="a", state="succeeded", output=raw("kept")),
+        StepRecord(name="b", state="skipped"),
+    )
     what = agent(step("a"), step("b", "a"), step("c", "b"), output={"value": "[steps.a, steps.b, steps.c]"})
 
     finish = await execute(what, assignment(steps=past, attempt=2), by=by(runner))
@@ -209,7 +210,10 @@ async def test_a_timeout_inside_a_step_is_the_steps_own_failure() -> None:
 
     finish = await execute(agent(step("a")), by=by(Runner(a=act)))
 
-    assert (finish.reason, finish.message) == (Reason.STEP_FAILED, "steps.a: it gave up waiting (TimeoutError)")
+    assert (finish.reason, finish.message) == (
+        Reason.STEP_FAILED,
+        "steps.a: it gave up waiting (TimeoutError)",
+    )
 
 
 async def test_what_must_not_be_repeated_is_announced_before_it_acts() -> None:
@@ -239,9 +243,7 @@ async def test_nothing_happens_before_the_announcement_is_durable() -> None:
             await super().commit(record)
 
     runner = Runner()
-    running = asyncio.create_task(
-        execute(agent(step("pay", **PAY)), journal=Slow(), by=by(runner))
-    )
+    running = asyncio.create_task(execute(agent(step("pay", **PAY)), journal=Slow(), by=by(runner)))
     await asked.wait()
     before = list(runner.done)
     answer.set()
@@ -402,7 +404,12 @@ async def test_an_output_that_cannot_be_kept_fails_its_step(value: object, reaso
 
 @pytest.mark.parametrize(
     ("value", "kept"),
-    [("a\x00b", "a\ufffdb"), ("a\\u0000b", "a\\u0000b"), ("\\\x00", "\\\ufffd"), ({"\x00": 1}, {"\ufffd": 1})],
+    [
+        ("a\x00b", "a\ufffdb"),
+        ("a\\u0000b", "a\\u0000b"),
+        ("\\\x00", "\\\ufffd"),
+        ({"\x00": 1}, {"\ufffd": 1}),
+    ],
 )
 async def test_a_nul_character_does_not_stop_the_record(value: object, kept: object) -> None:
     """A NUL, which PostgreSQL cannot keep, becomes a replacement character; its spelling stays."""
@@ -417,7 +424,9 @@ async def test_a_nul_character_does_not_stop_the_record(value: object, kept: obj
 
 async def test_an_output_is_held_against_its_schema() -> None:
     """A run's output that does not match `output.schema` fails the run."""
-    what = agent(step("a"), output={"value": "{'n': steps.a}", "schema": {"properties": {"n": {"type": "integer"}}}})
+    what = agent(
+        step("a"), output={"value": "{'n': steps.a}", "schema": {"properties": {"n": {"type": "integer"}}}}
+    )
 
     finish = await execute(what, by=by(Runner()))
 

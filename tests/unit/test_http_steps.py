@@ -4,11 +4,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.support.worker import Journal, Way, agent, assignment, doing, execute, output_of, step
 
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import Finish
 from everesthood.usecases.ports.worker import Answer, Call
-from tests.support.worker import Journal, Way, agent, assignment, doing, execute, output_of, step
 
 JSON = {"content-type": "application/json; charset=utf-8"}
 
@@ -100,7 +100,9 @@ async def test_a_session_cookie_does_not_stay_in_the_record() -> None:
 
 async def test_json_that_is_none_fails_the_step() -> None:
     """An answer that says it is JSON and is not is a failure, without its text."""
-    finish = await run(Way(lambda _: Answer(status=200, headers=JSON, body=b"{private")), {"url": "https://a.example/"})
+    finish = await run(
+        Way(lambda _: Answer(status=200, headers=JSON, body=b"{private")), {"url": "https://a.example/"}
+    )
 
     assert finish.reason == Reason.OUTPUT_INVALID
     assert "private" not in finish.message
@@ -145,12 +147,17 @@ async def test_expected_statuses_are_successes() -> None:
     ("member", "field"),
     [
         ({"url": "https://{{ input.missing }}/"}, "url"),
-        ({"url": "https://a.example/", "headers": [{"name": "X-A", "value": "{{ input.missing }}"}]}, "header X-A"),
+        (
+            {"url": "https://a.example/", "headers": [{"name": "X-A", "value": "{{ input.missing }}"}]},
+            "header X-A",
+        ),
         ({"url": "https://a.example/", "method": "POST", "json": "input.missing"}, "json"),
         ({"url": "https://a.example/", "method": "POST", "body": "{{ input.missing }}"}, "body"),
     ],
 )
-async def test_a_template_that_cannot_be_filled_in_names_its_field(member: dict[str, Any], field: str) -> None:
+async def test_a_template_that_cannot_be_filled_in_names_its_field(
+    member: dict[str, Any], field: str
+) -> None:
     """The message says which field of which step, and nothing was sent."""
     way = answering()
     finish = await run(way, member, {})
@@ -184,7 +191,11 @@ async def test_a_model_is_asked_and_its_tokens_counted() -> None:
     finish = await run(way, {**ASK, "maxTokens": 9, "temperature": "0.5"}, INPUT)
 
     call = way.calls[0]
-    assert (call.method, call.url, call.credential) == ("POST", "https://m.example/v1/chat/completions", "key")
+    assert (call.method, call.url, call.credential) == (
+        "POST",
+        "https://m.example/v1/chat/completions",
+        "key",
+    )
     assert msgspec.json.decode(call.content or b"") == {
         "model": "m-1",
         "messages": [{"role": "user", "content": "Sum up this"}],
@@ -239,7 +250,10 @@ async def test_what_is_no_answer_fails_the_step(way: Way, said: str) -> None:
 
 async def test_a_busy_model_is_asked_again() -> None:
     """429 and 5xx are tried again, when the model says."""
-    answers = [Answer(status=429, headers={"retry-after": "7"}, body=b""), Answer(status=500, headers={}, body=b"")]
+    answers = [
+        Answer(status=429, headers={"retry-after": "7"}, body=b""),
+        Answer(status=500, headers={}, body=b""),
+    ]
 
     def answer(call: Call) -> Answer:
         return answers.pop(0) if answers else saying("ok")._answer(call)

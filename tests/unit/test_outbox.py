@@ -5,11 +5,11 @@ import asyncio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.worker import raw
 
 from everesthood.apis.wire import Finish, LogLine, StepRecord
 from everesthood.domain.errors import StepFailed
 from everesthood.usecases.outbox import MAX_FINISHES, Batch, Note, Outbox
-from tests.support.worker import raw
 
 
 def record(name: str, state: str = "succeeded", size: int = 0) -> StepRecord:

@@ -7,10 +7,6 @@ from typing import Any
 
 import msgspec
 import pytest
-
-from everesthood.apis.wire import Assignment, Finish, StepRecord
-from everesthood.domain.errors import Forbidden, StepFailed, Unavailable
-from everesthood.usecases.work_loop import Worker
 from tests.support.worker import (
     FakeGateway,
     Figures,
@@ -20,6 +16,10 @@ from tests.support.worker import (
     raw,
     step,
 )
+
+from everesthood.apis.wire import Assignment, Finish, StepRecord
+from everesthood.domain.errors import Forbidden, StepFailed, Unavailable
+from everesthood.usecases.work_loop import Worker
 
 ACT = executing(agent(step("a", value="input")))
 Act = Callable[[Assignment, Any], Awaitable[Finish]]

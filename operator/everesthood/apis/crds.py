@@ -6,7 +6,6 @@
 import argparse
 import io
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -104,26 +103,29 @@ def chart_text(kind: type[BaseModel]) -> str:
     return f"{_HEADER}{{{{- if .Values.crds.enabled }}}}\n{head}{keep}{labels}{rest}{{{{- end }}}}\n"
 
 
-def files() -> Iterator[tuple[Path, str]]:
-    """Yield every generated file, relative to the repository's root."""
+def files() -> dict[str, str]:
+    """Return every generated file, by its path from the repository's root."""
+    pages = [(resource(kind), resource_schema(kind)) for kind in KINDS]
+    made = {"docs/reference/api.md": reference(pages)}
     for kind in KINDS:
         plural = resource(kind).plural
-        yield Path("crds") / f"{plural}.yaml", _HEADER + yaml_text(definition(kind))
-        yield Path("charts/everesthood/templates/crds") / f"{plural}.yaml", chart_text(kind)
-    pages = [(resource(kind), resource_schema(kind)) for kind in KINDS]
-    yield Path("docs/reference/api.md"), reference(pages)
+        made[f"crds/{plural}.yaml"] = _HEADER + yaml_text(definition(kind))
+        made[f"charts/everesthood/templates/crds/{plural}.yaml"] = chart_text(kind)
+    return made
 
 
-def stale(root: Path) -> list[Path]:
+def stale(root: Path) -> list[str]:
     """Return the generated files that are missing or differ."""
     return [
-        path for path, text in files() if not (root / path).is_file() or (root / path).read_text() != text
+        path
+        for path, text in files().items()
+        if not (root / path).is_file() or (root / path).read_text() != text
     ]
 
 
 def write(root: Path) -> None:
     """Write the generated files."""
-    for path, text in files():
+    for path, text in files().items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from celery import bootsteps
 from celery.worker import state
+from kombu.asynchronous import set_event_loop
 
 from everesthood.adapters.celery.app import POOL_THREADS, build_app
 from everesthood.apis.wire import QueueLease
@@ -28,7 +29,10 @@ class BellConsumer:
         on_line: Callable[[bool], None],
     ) -> None:
         """Prepare to listen; `on_line` is told when the queue can be heard and when no longer."""
+        # Both are global to Celery: what the last consumer of this process left there would stop this
+        # one, or give it a loop that has ended.
         state.should_stop = None
+        set_event_loop(None)
         self._name = name
         self._app = build_app(lease, name=name, on_bell=on_bell)
         self._app.steps["consumer"].add(_line_step(on_line, self._turned))

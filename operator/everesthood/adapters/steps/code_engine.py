@@ -210,12 +210,15 @@ class WorkerEngine:
 
     # --- threads ----------------------------------------------------------------------------
 
+    def _check_thread(self) -> None:
+        if _running_loop() is not None:
+            raise StepFailed("ctx.wait blocks: in an async function, await instead")
+
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and block the calling thread until it is done."""
         inside = self._inside(coroutine, contextvars.copy_context())
         try:
-            if _running_loop() is not None:
-                raise StepFailed("ctx.wait blocks: in an async function, await instead")
+            self._check_thread()
             self._check_open()
             future = asyncio.run_coroutine_threadsafe(inside, self._loop)
         except (StepFailed, RuntimeError):  # RuntimeError: the loop is closed, the worker is gone
