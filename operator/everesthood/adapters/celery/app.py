@@ -20,7 +20,7 @@ def build_app(lease: QueueLease, *, name: str, on_bell: Callable[[], None]) -> C
     app = Celery("everesthood", set_as_current=False, fixups=set())
     app.conf.update(_broker(lease, name), **_doorbell(lease.queue))
 
-    @app.task(name=DRAIN_TASK, ignore_result=True)  # type: ignore[untyped-decorator]
+    @app.task(name=DRAIN_TASK, ignore_result=True, shared=False)  # type: ignore[untyped-decorator]
     def drain() -> None:
         on_bell()
 

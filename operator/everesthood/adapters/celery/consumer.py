@@ -41,6 +41,8 @@ class BellConsumer:
 
     def run(self) -> None:
         """Listen until stopped; reconnect for ever."""
+        # The pool's threads look for a message's task in the process's default application.
+        self._app.set_default()
         worker = self._app.WorkController(
             hostname=f"agi@{self._name}",
             pool="threads",
