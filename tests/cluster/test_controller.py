@@ -16,7 +16,6 @@ from tests.support.controller import (
     condition,
     eventually,
     get,
-    install_crds,
     instance,
     path_to,
     play_kubelet,
@@ -34,13 +33,6 @@ from everesthood.usecases.ports.cluster import ApiError
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="session")
-def kubeconfig(cluster) -> str:
-    path = str(cluster.kubeconfig)
-    asyncio.run(install_crds(path))
-    return path
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from prometheus_client import Counter, Gauge
 
 from everesthood.apis.wire import QueueLease
 from everesthood.domain.errors import EveresthoodError
+from everesthood.entrypoints.worker.memory import give_back
 
 _log = structlog.get_logger(__name__)
 DEAF_WAKE_SECONDS = 5.0
@@ -105,6 +106,7 @@ class QueueLine:
         """In the thread: import Celery only here, after the first claim is on its way."""
         try:
             self._consumer = self._open(lease, self._heard, self._set_line)
+            give_back()
             if not self._closed.is_set():
                 self._consumer.run()
         except Exception:  # noqa: BLE001 - whatever Celery dies of, it is started again
