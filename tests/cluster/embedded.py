@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from urllib.error import URLError
@@ -42,21 +43,12 @@ class EmbeddedCluster:
 
     def start(self, *, node: bool = True, fake_nodes: int = 0, apiserver_args: Sequence[str] = ()) -> None:
         """Boot; what an earlier cluster left is removed first, a healthy one is kept."""
-        if self._is_healthy(node=node):
-            say(f"the cluster is running already: export KUBECONFIG={self.kubeconfig}")
-            self._add_fake_nodes(fake_nodes)
-            return
-        self._prepare(node=node)
-        watch = Stopwatch()
-        try:
-            self._boot(watch, node=node, apiserver_args=apiserver_args)
-            self._add_fake_nodes(fake_nodes)
-        except TestBedError as error:
-            raise TestBedError(f"{error}\n{self._post_mortem()}") from error
-        watch.mark(f"cluster ready: export KUBECONFIG={self.kubeconfig}")
+        with self._alone():
+            self._start(node=node, fake_nodes=fake_nodes, apiserver_args=apiserver_args)
 
     def stop(self) -> None:
-        leftovers.remove(self.layout)
+        with self._alone():
+            leftovers.remove(self.layout)
 
     def status(self) -> str:
         known = processes.records(self.layout)
@@ -104,6 +96,24 @@ class EmbeddedCluster:
     def kill(self, component: str) -> None:
         """Crash one component, for tests of what happens then."""
         processes.stop(self.layout, component, patience=0)
+
+    def _start(self, *, node: bool, fake_nodes: int, apiserver_args: Sequence[str]) -> None:
+        if self._is_healthy(node=node):
+            say(f"the cluster is running already: export KUBECONFIG={self.kubeconfig}")
+            self._add_fake_nodes(fake_nodes)
+            return
+        self._prepare(node=node)
+        watch = Stopwatch()
+        try:
+            self._boot(watch, node=node, apiserver_args=apiserver_args)
+            self._add_fake_nodes(fake_nodes)
+        except TestBedError as error:
+            raise TestBedError(f"{error}\n{self._post_mortem()}") from error
+        watch.mark(f"cluster ready: export KUBECONFIG={self.kubeconfig}")
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Keep other processes from starting or stopping this cluster in the meantime."""
+        return binaries.locked(f"cluster-{self.layout.link}")
 
     def _prepare(self, *, node: bool) -> None:
         if os.geteuid() != 0:
@@ -239,6 +249,6 @@ def _is_ready(api: Api, node: str) -> bool:
 def _answers(url: str) -> bool:
     try:
         with build_opener(ProxyHandler({})).open(url, timeout=1) as answer:
-            return answer.status == 200
+            return bool(answer.status == 200)
     except (URLError, OSError):
         return False

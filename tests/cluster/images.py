@@ -162,7 +162,14 @@ def _build(name: str, key: str, context: Path, arguments: Sequence[str]) -> Imag
 def _buildah(*argv: str) -> str:
     """Run buildah in a mount namespace of its own, so that its mounts end with it."""
     store = cache() / "buildah"
-    place = ["--root", store / "root", "--runroot", store / "run", "--storage-driver", "overlay"]
+    place: list[str | Path] = [
+        "--root",
+        store / "root",
+        "--runroot",
+        store / "run",
+        "--storage-driver",
+        "overlay",
+    ]
     return run("unshare", "--mount", "buildah", *place, *argv, env=environment(TMPDIR=tempfile.gettempdir()))
 
 

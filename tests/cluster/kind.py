@@ -44,7 +44,7 @@ class KindCluster:
         if fake_nodes:
             raise TestBedError("fake nodes need CLUSTER=embedded")
         self.kubeconfig.parent.mkdir(parents=True, exist_ok=True)
-        place = ["--name", NAME, "--kubeconfig", self.kubeconfig]
+        place: list[str | Path] = ["--name", NAME, "--kubeconfig", self.kubeconfig]
         if self._exists():
             run("kind", "export", "kubeconfig", *place)
         else:

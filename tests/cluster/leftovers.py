@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from tests.cluster import containers, network, processes
@@ -105,12 +107,15 @@ def _cgroups() -> list[Path]:
 
 
 def _remove_cgroups() -> None:
-    for cgroup in _cgroups():
-        try:
-            cgroup.rmdir()
-        except OSError:
+    """Remove them; one whose last process is just ending is busy for a moment."""
+    for _ in range(40):
+        for cgroup in _cgroups():
             # In use by a kubelet that is not ours, or gone in the meantime.
-            continue
+            with suppress(OSError):
+                cgroup.rmdir()
+        if not _cgroups():
+            return
+        time.sleep(0.05)
 
 
 def _remove_fixed(layout: Layout) -> None:

@@ -46,19 +46,19 @@ def _authority(pki: Path) -> None:
 
 
 def _issue(pki: Path, name: str, subject: str, names: Sequence[str] = ()) -> None:
-    extensions = [
+    extensions: list[str] = [
         "basicConstraints=critical,CA:FALSE",
         "keyUsage=digitalSignature",
         "extendedKeyUsage=serverAuth,clientAuth",
     ]
     if names:
         extensions.append(f"subjectAltName={','.join(names)}")
-    signed = ["-CA", pki / "ca.crt", "-CAkey", pki / "ca.key"]
+    signed: list[str | Path] = ["-CA", pki / "ca.crt", "-CAkey", pki / "ca.key"]
     run(*_request(pki, name, subject), *signed, *(part for each in extensions for part in ("-addext", each)))
 
 
 def _request(pki: Path, name: str, subject: str) -> list[str | Path]:
-    key = [
+    key: list[str | Path] = [
         "-newkey",
         "ec",
         "-pkeyopt",

@@ -54,8 +54,7 @@ def spawn(layout: Layout, name: str, argv: Sequence[str | Path], *, inside: bool
         ],
     )
     record = Record(name=name, pid=pid, started=started_at(pid) or "", argv=full)
-    _record_file(layout, name).parent.mkdir(exist_ok=True)
-    _record_file(layout, name).write_text(json.dumps(asdict(record)))
+    _write(_record_file(layout, name), json.dumps(asdict(record)))
     return record
 
 
@@ -92,6 +91,14 @@ def kill(pid: int, sent: signal.Signals) -> None:
         os.kill(pid, sent)
     except ProcessLookupError:
         return
+
+
+def _write(file: Path, text: str) -> None:
+    """Write in one step: other threads and processes read the records while components start."""
+    file.parent.mkdir(exist_ok=True)
+    unfinished = file.with_suffix(".tmp")
+    unfinished.write_text(text)
+    unfinished.rename(file)
 
 
 def _end(record: Record, patience: float) -> None:

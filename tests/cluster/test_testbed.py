@@ -13,6 +13,7 @@ from tests.cluster.settings import BASE_IMAGE, POSTGRES_IMAGE, VALKEY_IMAGE, Lay
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
+DATA = "/var/lib/postgresql/data/pgdata"
 ALL = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
 
@@ -64,10 +65,9 @@ def test_a_network_policy_blocks(cluster: Cluster, namespace: str) -> None:
     cluster.wait_for(lambda: not _reaches(cluster, namespace, f"http://{address}"), timeout=20)
     assert not _reaches(cluster, namespace, "http://server")
 
-    ours = {"from": [{"podSelector": {}}]}, {"to": [{"podSelector": {}}]}
-    cluster.apply(
-        pods.policy("allow", ALL | {"ingress": [ours[0]], "egress": [ours[1]]}), namespace=namespace
-    )
+    peers: list[dict[str, dict[str, str]]] = [{"podSelector": {}}]
+    opened = ALL | {"ingress": [{"from": peers}], "egress": [{"to": peers}]}
+    cluster.apply(pods.policy("allow", opened), namespace=namespace)
     cluster.wait_for(lambda: _reaches(cluster, namespace, f"http://{address}"), timeout=20)
 
 
@@ -124,7 +124,12 @@ def test_the_images_run_without_rights(cluster: Cluster, namespace: str, image: 
         del container["command"]
         container["env"] = [
             {"name": name, "value": value}
-            for name, value in {"POSTGRES_USER": "u", "POSTGRES_DB": "d", "POSTGRES_PASSWORD": "p"}.items()
+            for name, value in {
+                "POSTGRES_USER": "u",
+                "POSTGRES_DB": "d",
+                "POSTGRES_PASSWORD": "p",
+                "PGDATA": DATA,
+            }.items()
         ]
         probe = ["pg_isready", "-q", "-h", "127.0.0.1", "-U", "u", "-d", "d"]
         container["readinessProbe"] = {"exec": {"command": probe}, "periodSeconds": 1}

@@ -175,10 +175,18 @@ def test_a_controller_killed_at_work_leaves_nothing_half_done(everesthood: Insta
     """The next controller finishes what the last one began, and writes nothing twice."""
     tools = everesthood.tools
     (pod,) = tools.items("pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=controller")
-    tools.kubectl("-n", ORGANIZATION, "delete", "deployment", "-l", "agents.everesthood.io/instance=caller")
+    selector = ("-n", ORGANIZATION, "-l", "agents.everesthood.io/instance=caller")
+    (old,) = tools.items("deployments", *selector)
+    name = f"deployment/{old['metadata']['name']}"
+    tools.kubectl("-n", ORGANIZATION, "delete", name, "--wait=false")
     node.kill(pod["metadata"]["uid"])
 
+    tools.kubectl("-n", ORGANIZATION, "wait", name, "--for=create", "--timeout=120s", timeout=150)
+    tools.kubectl(
+        "-n", ORGANIZATION, "wait", name, "--for=condition=Available", "--timeout=120s", timeout=150
+    )
     everesthood.wait_ready("caller")
-    found = tools.items("deployments", "-n", ORGANIZATION, "-l", "agents.everesthood.io/instance=caller")
+    found = tools.items("deployments", *selector)
 
     assert len(found) == 1
+    assert found[0]["metadata"]["uid"] != old["metadata"]["uid"]

@@ -48,7 +48,8 @@ def gateway(everesthood: Installation) -> Iterator[httpx2.Client]:
 
 
 def call(client: httpx2.Client, token: str, revision: str, body: dict | None = None) -> httpx2.Response:
-    headers = {"Authorization": f"Bearer {token}", "X-Everesthood-Revision": revision}
+    bearer = {"Authorization": f"Bearer {token}"} if token else {}
+    headers = {"X-Everesthood-Revision": revision, **bearer}
     return client.post("/v1/work", json=body or {}, headers=headers)
 
 

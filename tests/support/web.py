@@ -8,8 +8,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any, Literal
 
 import httpx2
+import msgspec
 from tests.support.reviews import FakeApiServer
 
 from everesthood.adapters.kubernetes.identity import KubernetesIdentities
@@ -37,6 +39,7 @@ TEMPLATE = {
     "steps": [{"name": "shout", "transform": {"value": "input.text"}}],
     "queue": {"maxAttempts": 3, "maxRunSeconds": 60},
 }
+Outcome = Literal["succeeded", "failed", "ambiguous", "cancelled", "released"]
 UIDS = {
     ("acme", "summarizer"): "11111111-1111-4111-8111-111111111111",
     ("acme", "young"): "22222222-2222-4222-8222-222222222222",
@@ -73,7 +76,7 @@ class Api:
         body = {"input": {"text": text}}
         return await self.client.post(self.url("instances/summarizer/runs"), json=body, headers=headers)
 
-    async def worker(self, **request: object) -> wire.WorkReply:
+    async def worker(self, **request: Any) -> wire.WorkReply:
         uid = UIDS["acme", "summarizer"]
         seat = WorkerSeat(
             instance_uid=uid, namespace="acme", instance="summarizer", revision=REVISION, pod="w-1"
@@ -93,9 +96,9 @@ class Api:
         await self.worker(logs=tuple(lines))
 
     async def finish(
-        self, held: wire.Assignment, output: object = "HELLO", outcome: str = "succeeded"
+        self, held: wire.Assignment, output: object = "HELLO", outcome: Outcome = "succeeded"
     ) -> None:
-        raw = wire.msgspec.Raw(json.dumps(output).encode())
+        raw = msgspec.Raw(json.dumps(output).encode())
         step = wire.StepRecord(name="shout", state="succeeded", output=raw, finished_at=time.time())
         end = wire.Finish(
             run=held.run, fence=held.fence, outcome=outcome, output=raw, steps=(step,),

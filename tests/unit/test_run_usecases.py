@@ -7,6 +7,7 @@ from collections import OrderedDict
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from tests.support.web import REVISION, TEMPLATE, UIDS, publish
 
@@ -191,7 +192,7 @@ async def test_a_change_that_nobody_tells_of_is_seen_all_the_same(world, monkeyp
     run = (await world.accept()).run
     seen = asyncio.create_task(collect(follow_run(world.runs, run)))
     held, hand_in = await world.claim()
-    end = wire.Finish(run=held.run, fence=held.fence, outcome="succeeded", output=wire.msgspec.Raw(b"1"))
+    end = wire.Finish(run=held.run, fence=held.fence, outcome="succeeded", output=msgspec.Raw(b"1"))
     await hand_in(finished=(end,))
     async with asyncio.timeout(5):
         changes = await seen
