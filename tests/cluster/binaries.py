@@ -1,15 +1,13 @@
 """Builds the cluster's programs from their Go modules, once, into the cache."""
 
-import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.commands import environment, run
+from tests.cluster.locks import locked
 from tests.cluster.progress import step
 from tests.cluster.settings import HERE, TestBedError, cache
 
@@ -78,15 +76,6 @@ def component(name: str) -> Path:
         link.unlink(missing_ok=True)
         link.symlink_to("kube")
     return link
-
-
-@contextmanager
-def locked(name: str) -> Iterator[None]:
-    """Hold a lock shared by every process that uses this cache."""
-    cache().mkdir(parents=True, exist_ok=True)
-    with (cache() / f"{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _ensure(program: Program) -> Path:

@@ -24,6 +24,7 @@ from tests.cluster import (
 )
 from tests.cluster.api import Api, until
 from tests.cluster.commands import environment, run
+from tests.cluster.locks import locked
 from tests.cluster.progress import Stopwatch, say
 from tests.cluster.settings import BASE_IMAGE, NODE, PAUSE_IMAGE, REPOSITORY, Layout, TestBedError
 
@@ -113,7 +114,7 @@ class EmbeddedCluster:
 
     def _alone(self) -> AbstractContextManager[None]:
         """Keep other processes from starting or stopping this cluster in the meantime."""
-        return binaries.locked(f"cluster-{self.layout.link}")
+        return locked(f"cluster-{self.layout.link}")
 
     def _prepare(self, *, node: bool) -> None:
         if os.geteuid() != 0:

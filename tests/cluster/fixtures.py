@@ -5,13 +5,14 @@ import subprocess
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.cluster import provider, settings
 from tests.cluster.api import until
+from tests.cluster.locks import locked
 from tests.cluster.settings import TestBedError
 
 FAKE_NODES = 3
@@ -108,21 +109,26 @@ class Cluster:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster(pytestconfig: pytest.Config) -> Iterator[Cluster]:
     """Boot one cluster with a node for the whole run, or reuse one with EVERESTHOOD_CLUSTER_KEEP=1."""
-    chosen = provider.choose()
     keep = settings.keep_cluster()
-    if not keep:
-        chosen.stop()
-    lent = Cluster(chosen)
-    try:
-        chosen.start()
+    with ExitStack() as stack:
+        with _visible(pytestconfig):
+            chosen = provider.choose()
+            busy = "another test run uses the cluster; this one begins when that ends"
+            stack.enter_context(locked("cluster-in-use", shared=keep, busy=busy))
+            lent = Cluster(chosen)
+            stack.callback(lent.forget_namespaces if keep else chosen.stop)
+            if not keep:
+                chosen.stop()
+            chosen.start()
         yield lent
-    finally:
-        if keep:
-            lent.forget_namespaces()
-        else:
-            chosen.stop()
+
+
+def _visible(config: pytest.Config) -> AbstractContextManager[None]:
+    """Let progress through to whoever waits, past pytest's capture."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    return capture.global_and_fixture_disabled() if capture else nullcontext()
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from tests.cluster import imagestore, wheelhouse
-from tests.cluster.binaries import locked
 from tests.cluster.commands import environment, run
 from tests.cluster.imagestore import Image
+from tests.cluster.locks import locked
 from tests.cluster.progress import step
 from tests.cluster.settings import (
     BASE_IMAGE,

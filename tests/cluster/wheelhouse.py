@@ -6,8 +6,8 @@ import venv
 from hashlib import sha256
 from pathlib import Path
 
-from tests.cluster.binaries import locked
 from tests.cluster.commands import environment, run
+from tests.cluster.locks import locked
 from tests.cluster.progress import step
 from tests.cluster.settings import cache
 

@@ -224,4 +224,4 @@ async def test_a_missing_setting_is_named(tmp_path):
     _, said = await done.communicate()
 
     assert done.returncode == 1
-    assert said.decode().strip() == "Set EVERESTHOOD_BELL_KEY_FILE to a file: nothing cannot be read."
+    assert said.decode().strip() == "Set EVERESTHOOD_BELL_KEY_FILE to the path of a file."

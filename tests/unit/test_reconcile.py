@@ -72,6 +72,7 @@ class World:
     async def settle(self) -> None:
         """Bring everything to Ready."""
         await self.pass_over(TEMPLATE)
+        await self.begin()
         await self.pass_over()
         self.queue_is_made()
         self.workers_are_up()
@@ -79,6 +80,11 @@ class World:
         await self.pass_over(TEMPLATE)
         self.cluster.took()
         self.cluster.told.clear()
+
+    async def begin(self) -> float | None:
+        """Let the first children be made, and go on at once as the queue does."""
+        again = await self.pass_over()
+        return await self.pass_over() if again == 0.0 else again
 
     def queue_is_made(self) -> None:
         for uid, row in self.record.instances.items():

@@ -89,4 +89,4 @@ def duties(
 
 def _check_file(path: str, variable: str) -> None:
     if not Path(path).is_file():
-        raise Invalid(f"Set {variable} to a file: {path or 'nothing'} cannot be read.")
+        raise Invalid(f"Set {variable} to the path of a file{f': {path} is none' if path else ''}.")

@@ -61,9 +61,12 @@ def gave_up(deployment: Live) -> bool:
 
 
 def complaint(deployment: Live) -> str:
-    """Return what the Deployment says is wrong, or nothing."""
+    """Return what the Deployment says is wrong, or nothing.
+
+    That pods are not available yet is no complaint: the numbers say it already.
+    """
     for condition in json.loads(deployment.status).get("conditions") or ():
-        bad = "True" if condition.get("type") == "ReplicaFailure" else "False"
-        if condition.get("status") == bad and condition.get("message"):
+        bad = {"ReplicaFailure": "True", "Progressing": "False"}.get(condition.get("type"))
+        if bad and condition.get("status") == bad and condition.get("message"):
             return str(condition["message"])
     return ""

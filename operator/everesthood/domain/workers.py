@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Final
 
 from everesthood.apis import names
@@ -272,6 +273,7 @@ def _port(number: int, protocol: str = "TCP") -> Json:
     return {"port": number, "protocol": protocol}
 
 
+@lru_cache(maxsize=512)
 def quantity(text: str) -> str:
     """Return a quantity as the API server writes it: `1000m` becomes `1`, `0.5Gi` becomes `512Mi`."""
     suffix = next((s for s in (*_BINARY, "m", "k", "M", "G") if text.endswith(s)), "")

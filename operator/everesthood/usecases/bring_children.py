@@ -48,6 +48,11 @@ async def bring(child: Child, *, view: View, cluster: Cluster, settled: Settled)
         live = await cluster.look(child.key)
     if live is None or live.owner == child.owner:
         return await _apply(child, live, cluster, settled)
+    return _taken(child, live, view)
+
+
+def _taken(child: Child, live: Live, view: View) -> Problem:
+    """Return that the name belongs to somebody, unless that one is about to go."""
     if live.deleting or (
         live.owner and live.labels.items() >= child.labels.items() and not view.knows(live.owner)
     ):

@@ -1,6 +1,7 @@
 """Brings one AgentInstance to what it asks for: observe, plan, publish, apply, tell."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -160,6 +161,8 @@ def _credentials(
 
 async def _pursue(seen: Observed, tools: InstanceTools) -> float | None:
     plan = instances.plan(seen, tools.site)
+    if plan.publishes and not seen.children and await _begin(seen, plan, tools):
+        return 0.0
     queue = await _publish(seen, plan, tools)
     try:
         refused, gone = await _commit(seen, plan, queue, tools)
@@ -169,6 +172,17 @@ async def _pursue(seen: Observed, tools: InstanceTools) -> float | None:
     status = instances.rollup(seen, plan, queue, refused=refused, now=tools.now())
     await _tell(seen.live, seen.status, status, _news(plan, gone), tools)
     return _next_look(seen, plan, queue, refused=refused, status=status, now=tools.now())
+
+
+async def _begin(seen: Observed, plan: Plan, tools: InstanceTools) -> bool:
+    """Make the first children of an instance, so that telling of it waits behind the children of others.
+
+    Return whether that led anywhere; if not, the usual pass says why.
+    """
+    with suppress(Leftover):
+        for child in plan.children:
+            await bring(child, view=tools.view, cluster=tools.cluster, settled=tools.settled)
+    return bool(tools.view.owned_by(seen.live.uid))
 
 
 async def _publish(seen: Observed, plan: Plan, tools: InstanceTools) -> Queue:

@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import celery.concurrency.thread
-import kombu.transport.redis  # noqa: F401 - Celery loads both when it connects: have all loaded at once
+import kombu.transport.redis  # noqa: F401 - Celery would load it only when it connects
 from celery import bootsteps
 from celery.worker import state
 from kombu.asynchronous import set_event_loop

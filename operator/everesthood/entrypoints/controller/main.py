@@ -4,8 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from everesthood.adapters.telemetry import configure_logging, serve_health
@@ -26,9 +25,10 @@ def main() -> None:
     sys.exit(asyncio.run(run(settings)))
 
 
-async def run(settings: Settings, stop: asyncio.Event | None = None) -> int:
-    """Wire and serve; return the exit code."""
-    stop = stop or _stop_on_signal()
+async def run(settings: Settings) -> int:
+    """Wire and serve until a signal; return the exit code."""
+    stop = asyncio.Event()
+    _stop_on_signal(stop)
     async with wire(settings) as controller:
         health = await serve_health(
             settings.metrics_port,
@@ -36,18 +36,20 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> int:
             ready={"sync": lambda: None if controller.sweeper.synced.is_set() else "not synced yet"},
         )
         try:
-            return await serve(controller, stop)
+            # Kopf takes the signals when it starts; they are taken back: the order of the stop is ours.
+            return await serve(controller, stop, started=lambda: _stop_on_signal(stop))
         finally:
             health.close()
 
 
-async def serve(controller: Controller, stop: asyncio.Event) -> int:
+async def serve(
+    controller: Controller, stop: asyncio.Event, *, started: Callable[[], None] | None = None
+) -> int:
     """Work until `stop`; return 1 when something ended by itself."""
     if not await _served(controller, stop):
         return 0
-    halt = threading.Event()
     vital = {
-        "watch": asyncio.create_task(watch(controller.watching, controller.client, halt)),
+        "watch": asyncio.create_task(watch(controller.watching, controller.client, started=started)),
         "sweep": asyncio.create_task(controller.sweeper.run()),
         "lease": asyncio.create_task(controller.lease.run()),
         "hints": asyncio.create_task(
@@ -60,7 +62,7 @@ async def serve(controller: Controller, stop: asyncio.Event) -> int:
     ended = await _first({stop_task, *vital.values()})
     code = 0 if stop.is_set() else 1
     _report(name for name, task in vital.items() if task in ended)
-    await _stop(controller, vital, halt)
+    await _stop(controller, vital)
     await _cancel([stop_task])
     return code
 
@@ -90,15 +92,13 @@ async def _lead(controller: Controller) -> None:
             group.create_task(work(controller.queue, controller.reconcile, controller.stopping))
 
 
-async def _stop(controller: Controller, vital: dict[str, asyncio.Task[Any]], halt: threading.Event) -> None:
+async def _stop(controller: Controller, vital: dict[str, asyncio.Task[Any]]) -> None:
     """Finish the passes under way, then let the next leader start, then end the watches."""
     controller.stopping.set()
     if not controller.lease.lost.is_set():
         await controller.queue.drain(_STOP_SECONDS)
     await _cancel([vital["work"], vital["lease"]])
     await controller.lease.release()
-    halt.set()
-    await asyncio.wait({vital["watch"]}, timeout=_STOP_SECONDS)
     await _cancel(list(vital.values()))
 
 
@@ -120,11 +120,9 @@ def _report(ended: Iterable[str]) -> None:
         _LOG.error("%s ended by itself; this process ends too", name)
 
 
-def _stop_on_signal() -> asyncio.Event:
-    stop = asyncio.Event()
+def _stop_on_signal(stop: asyncio.Event) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
 """Kopf as a shell: it authenticates, lists and watches; what it sees goes into the cache, and that is all.
 
 Everything by which Kopf would write to users' objects is off: it patches annotations and finalizers
-onto them otherwise. It lives in a thread with a loop of its own, because at its end it cancels every
-task of its loop that it has not seen at its start, and because it takes the signals of a main thread.
+onto them otherwise. Its tasks are ended here, because its own way to end cancels every task of the
+loop that began after it.
 """
 
 import asyncio
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final
 
 import kopf
@@ -22,7 +20,6 @@ from everesthood.domain.observed import API_VERSIONS, OURS, Kind, Live
 
 _CHUNK: Final = 500
 _IDLE_SECONDS: Final = 1.0
-_GOODBYE_SECONDS: Final = 0.1
 _WATCH_SECONDS: Final = 300
 _REQUEST_SECONDS: Final = 15
 
@@ -85,39 +82,21 @@ def configure(settings: kopf.OperatorSettings, **_: object) -> None:
             settings.watching.label_selectors[group, version, PLURALS[kind]] = CHILD_SELECTOR
 
 
-async def watch(watching: Watching, client: Client, stop: threading.Event) -> None:
-    """Watch every kind until `stop`."""
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-
-    def saw(event: str | None, live: Live) -> None:
-        loop.call_soon_threadsafe(watching.saw, event, live)
-
-    def run() -> None:
-        error: BaseException | None = None
-        try:
-            asyncio.run(_operate(build_registry(saw, client), stop))
-        except BaseException as caught:  # noqa: BLE001 - handed to whoever awaits
-            error = caught
-        with suppress(RuntimeError):  # the loop is closed: nobody awaits any more
-            loop.call_soon_threadsafe(_end, ended, error)
-
-    threading.Thread(target=run, name="kopf", daemon=True).start()
-    await ended
-
-
-async def _operate(registry: kopf.OperatorRegistry, stop: threading.Event) -> None:
-    await kopf.operator(registry=registry, standalone=True, clusterwide=True, stop_flag=stop)
-    await asyncio.sleep(_GOODBYE_SECONDS)  # TLS connections say goodbye before the loop closes
-
-
-def _end(ended: asyncio.Future[None], error: BaseException | None) -> None:
-    if ended.done():
-        return
-    if error is None:
-        ended.set_result(None)
-    else:
-        ended.set_exception(error)
+async def watch(watching: Watching, client: Client, *, started: Callable[[], None] | None = None) -> None:
+    """Watch every kind until cancelled, or until Kopf gives up; `started` is called once it has begun."""
+    tasks = await kopf.spawn_tasks(
+        registry=build_registry(watching.saw, client), standalone=True, clusterwide=True
+    )
+    if started is not None:
+        started()
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
