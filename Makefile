@@ -45,7 +45,7 @@ types: $(READY)  ## Types, strictly
 
 .PHONY: contracts
 contracts: $(READY)  ## Which room may import which
-	$(BIN)/lint-imports --no-logo --config pyproject.toml > $(VENV)/contracts.log || (cat $(VENV)/contracts.log; exit 1)
+	$(BIN)/lint-imports --no-logo > $(VENV)/contracts.log || (cat $(VENV)/contracts.log; exit 1)
 
 .PHONY: test-fast
 test-fast: $(READY)  ## Unit, contract, integration and chart tests, with coverage

@@ -31,7 +31,7 @@ async def main(kubeconfig: str, identity: str, port: int) -> int:
     logging.basicConfig(level=logging.WARNING)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    settings = settings_for(kubeconfig, identity=identity)
+    settings = settings_for(kubeconfig, identity=identity, rollout_seconds=300)
     async with await connect(kubeconfig) as client:
         controller = build(settings, client, ReadyRegistry(Record()))
         health = await serve_health(port, live={}, ready={}, host="127.0.0.1")

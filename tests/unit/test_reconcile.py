@@ -126,23 +126,22 @@ def world() -> World:
 
 
 async def test_the_first_pass_makes_everything(world: World):
-    """A finalizer before the record knows, then the children in order, then one status."""
+    """The children first and in order; then a finalizer before the record knows, and one status."""
     world.template()
     world.instance(workers={"replicas": 2})
     await world.pass_over(TEMPLATE)
     world.cluster.took()
-    again = await world.pass_over()
-    calls = [(verb, key.kind) for verb, key in world.cluster.took() if verb != "look"]
 
-    assert calls == [
-        ("hold", Kind.INSTANCE),
+    assert await world.pass_over() == 0.0
+    assert [(verb, key.kind) for verb, key in world.cluster.took() if verb != "look"] == [
         ("apply", Kind.SERVICE_ACCOUNT),
         ("apply", Kind.NETWORK_POLICY),
         ("apply", Kind.DEPLOYMENT),
         ("apply", Kind.DISRUPTION_BUDGET),
-        ("status", Kind.INSTANCE),
     ]
-    assert again == 2.0
+    assert world.record.instances == {}
+    assert await world.pass_over() == 2.0
+    assert world.cluster.took() == [("hold", INSTANCE), ("status", INSTANCE)]
     assert world.record.instances["uid-hello"].published.current_revision is None
 
 
@@ -175,6 +174,19 @@ async def test_a_restart_calls_nothing(world: World):
 
     assert await heir.pass_over() is None
     assert world.cluster.took() == []
+
+
+async def test_an_instance_whose_children_are_all_refused_says_so(world: World):
+    """When not one child can be made there is no second turn to wait for: the status tells why."""
+    for kind in (Kind.SERVICE_ACCOUNT, Kind.NETWORK_POLICY, Kind.DEPLOYMENT):
+        world.cluster.refuse[kind] = ApiError("exceeded quota", status=403)
+    world.template()
+    world.instance()
+    await world.pass_over(TEMPLATE)
+
+    assert await world.pass_over() == 2.0
+    assert world.says(ConditionType.WORKERS_AVAILABLE)[1] == "ApplyRefused"
+    assert "and 2 more" in world.says(ConditionType.WORKERS_AVAILABLE)[2]
 
 
 async def test_one_worker_needs_no_disruption_budget(world: World):
@@ -443,7 +455,7 @@ async def test_a_foreign_object_is_not_adopted(world: World):
     world.template()
     world.instance()
     await world.pass_over(TEMPLATE)
-    again = await world.pass_over()
+    again = await world.begin()
 
     assert again == 2.0
     assert world.says(ConditionType.WORKERS_AVAILABLE)[1] == "Conflict"
@@ -491,7 +503,7 @@ async def test_a_refused_child_is_told(world: World, error, told):
         with pytest.raises(type(error)):
             await world.pass_over()
         return
-    await world.pass_over()
+    await world.begin()
 
     status, reason, message = world.says(ConditionType.WORKERS_AVAILABLE)
     assert (status, reason) == ("False", "ApplyRefused")
@@ -504,7 +516,7 @@ async def test_an_unreachable_record_stops_no_children(world: World):
     await world.pass_over(TEMPLATE)
     world.instance()
     world.record.down = True
-    again = await world.pass_over()
+    again = await world.begin()
 
     assert again == 2.0
     assert world.says(ConditionType.QUEUE_READY)[:2] == ("Unknown", "RecordUnavailable")
@@ -565,7 +577,7 @@ async def test_slots_are_judged_one_by_one(world: World):
 
     async def said() -> str:
         await world.pass_over(CREDENTIAL)
-        await world.pass_over()
+        await world.begin()
         return world.says(ConditionType.CREDENTIALS_READY)[1]
 
     world.instance()
