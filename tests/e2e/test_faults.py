@@ -172,21 +172,20 @@ def _patched(tools: Tools, patch: str) -> bool:
 
 
 def test_a_controller_killed_at_work_leaves_nothing_half_done(everesthood: Installation):
-    """The next controller finishes what the last one began, and writes nothing twice."""
+    """The next controller finishes what the last one began, and makes nothing twice."""
     tools = everesthood.tools
+    label = "agents.everesthood.io/instance=caller"
+
+    def deployments() -> set[str]:
+        return {d["metadata"]["uid"] for d in tools.items("deployments", "-n", ORGANIZATION, "-l", label)}
+
+    before = deployments()
     (pod,) = tools.items("pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=controller")
-    selector = ("-n", ORGANIZATION, "-l", "agents.everesthood.io/instance=caller")
-    (old,) = tools.items("deployments", *selector)
-    name = f"deployment/{old['metadata']['name']}"
-    tools.kubectl("-n", ORGANIZATION, "delete", name, "--wait=false")
+    tools.kubectl("-n", ORGANIZATION, "delete", "deployment", "-l", label, "--wait=false")
     node.kill(pod["metadata"]["uid"])
-
-    tools.kubectl("-n", ORGANIZATION, "wait", name, "--for=create", "--timeout=120s", timeout=150)
-    tools.kubectl(
-        "-n", ORGANIZATION, "wait", name, "--for=condition=Available", "--timeout=120s", timeout=150
-    )
+    after = until(lambda: deployments() - before, seconds=90, what="a new Deployment")
+    tools.kubectl("-n", ORGANIZATION, "rollout", "status", "deployment", "-l", label, "--timeout=120s")
     everesthood.wait_ready("caller")
-    found = tools.items("deployments", *selector)
 
-    assert len(found) == 1
-    assert found[0]["metadata"]["uid"] != old["metadata"]["uid"]
+    assert len(after) == 1
+    assert deployments() == after
