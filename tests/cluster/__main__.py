@@ -55,7 +55,10 @@ def _start(arguments: argparse.Namespace) -> int:
 
 
 def _tool(name: str, args: Sequence[str]) -> int:
-    program, env = provider.choose().tool(name)
+    cluster = provider.choose()
+    if name == "kubectl" and not cluster.status().startswith("running"):
+        raise TestBedError("the cluster is not running; start it with `python -m tests.cluster start`")
+    program, env = cluster.tool(name)
     return passthrough(program, *args, env=env)
 
 

@@ -63,12 +63,14 @@ class EmbeddedCluster:
         return "\n".join([f"{state}  KUBECONFIG={self.kubeconfig}", *lines])
 
     def load_image(self, image: str | Path) -> None:
+        self.require_running()
         if isinstance(image, Path):
             containers.load_archive(self.layout, image)
         elif containers.load(self.layout, images.ensure(image)):
             say(f"  the node has a new {image}")
 
     def kubectl(self, *args: str, stdin: str | None = None) -> str:
+        self.require_running()
         program, env = self.tool("kubectl")
         return run(program, *args, stdin=stdin, env=env)
 
@@ -88,11 +90,17 @@ class EmbeddedCluster:
         return binaries.component(name), environment(**{key: str(path) for key, path in paths.items()})
 
     def restart_apiserver(self) -> None:
+        self.require_running()
         name = "kube-apiserver"
         argv = processes.records(self.layout)[name].argv
         processes.stop(self.layout, name, patience=0)
         processes.spawn(self.layout, name, argv)
         self._wait(Api(self.layout).ready, name)
+
+    def require_running(self) -> None:
+        """Say what to do, instead of failing at an address where nothing answers."""
+        if not processes.records(self.layout):
+            raise TestBedError("the cluster is not running; start it with `python -m tests.cluster start`")
 
     def kill(self, component: str) -> None:
         """Crash one component, for tests of what happens then."""

@@ -150,12 +150,12 @@ def _build(name: str, key: str, context: Path, arguments: Sequence[str]) -> Imag
     isolation = ["--isolation", "oci", "--network", "none"]
     _buildah("bud", "-q", "--layers", "--pull-never", *isolation, *arguments, "-t", name, str(context))
     imagestore.folder().mkdir(parents=True, exist_ok=True)
-    # Not compressed: containerd unpacks it on this machine a moment later.
-    _buildah("push", "-q", "--disable-compression", name, f"oci:{imagestore.folder()}:{name}")
+    with tempfile.TemporaryDirectory(dir=imagestore.folder()) as pushed:
+        # Not compressed: containerd unpacks it on this machine a moment later.
+        _buildah("push", "-q", "--disable-compression", name, f"dir:{pushed}")
+        image = imagestore.add(name, Path(pushed))
     (imagestore.folder() / "keys.json").write_text(json.dumps(_keys() | {name: key}, indent=1))
     imagestore.sweep()
-    image = imagestore.find(name)
-    assert image is not None
     return image
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,29 @@ def names() -> list[str]:
     return [
         descriptor["annotations"][REF] for descriptor in _index() if REF in descriptor.get("annotations", {})
     ]
+
+
+def add(name: str, pushed: Path) -> Image:
+    """Take over what buildah pushed as `dir:`, the one format that it does not compress."""
+    blobs = folder() / "blobs" / "sha256"
+    blobs.mkdir(parents=True, exist_ok=True)
+    manifest = (pushed / "manifest.json").read_bytes()
+    digest = sha256(manifest).hexdigest()
+    (pushed / "manifest.json").rename(pushed / digest)
+    for blob in pushed.iterdir():
+        if len(blob.name) == len(digest):
+            blob.replace(blobs / blob.name)
+    descriptor = {
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "digest": f"sha256:{digest}",
+        "size": len(manifest),
+        "annotations": {REF: name},
+    }
+    others = [each for each in _index() if each.get("annotations", {}).get(REF) not in (None, name)]
+    index = {"schemaVersion": 2, "manifests": [*others, descriptor]}
+    (folder() / "oci-layout").write_text(json.dumps({"imageLayoutVersion": "1.0.0"}))
+    (folder() / "index.json").write_text(json.dumps(index, indent=1))
+    return Image(name=name, descriptor=descriptor)
 
 
 def sweep() -> None:

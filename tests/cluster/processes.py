@@ -31,7 +31,9 @@ def started_at(pid: int) -> str | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in "ZX" else fields[19]
+    state, threads, start = fields[0], int(fields[17]), fields[19]
+    # The first thread may be a zombie while others still hold ports and mounts.
+    return None if state in "ZX" and threads <= 1 else start
 
 
 def spawn(layout: Layout, name: str, argv: Sequence[str | Path], *, inside: bool = True) -> Record:
@@ -71,6 +73,7 @@ def stop(layout: Layout, name: str, *, patience: float = 5) -> None:
         return
     if record.is_alive():
         _end(record, patience)
+    _reap(record.pid)
     _record_file(layout, name).unlink(missing_ok=True)
 
 
@@ -114,10 +117,7 @@ def _gone(record: Record, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while record.is_alive() and time.monotonic() < deadline:
         time.sleep(0.02)
-    if record.is_alive():
-        return False
-    _reap(record.pid)
-    return True
+    return not record.is_alive()
 
 
 def _reap(pid: int) -> None:

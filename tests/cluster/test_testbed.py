@@ -11,7 +11,7 @@ from tests.cluster.embedded import EmbeddedCluster
 from tests.cluster.fixtures import Cluster
 from tests.cluster.settings import BASE_IMAGE, POSTGRES_IMAGE, VALKEY_IMAGE, Layout, TestBedError
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300, func_only=True)]
 
 DATA = "/var/lib/postgresql/data/pgdata"
 ALL = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}

@@ -2,12 +2,12 @@
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx2
 import pytest
 from demo.installation import AGENTS, NAMESPACE, ORGANIZATION, Installation
-from demo.tools import Tools
+from demo.tools import Object, Tools
 from tests.support.marketplace import Marketplace
 from tests.support.pods import weaknesses
 
@@ -22,7 +22,7 @@ except OSError:
 """
 
 
-def worker_pod(tools: Tools, instance: str) -> dict:
+def worker_pod(tools: Tools, instance: str) -> Object:
     label = f"agents.everesthood.io/instance={instance}"
     return tools.items("pods", "-n", ORGANIZATION, "-l", label)[0]
 
@@ -47,14 +47,14 @@ def gateway(everesthood: Installation) -> Iterator[httpx2.Client]:
         yield client
 
 
-def call(client: httpx2.Client, token: str, revision: str, body: dict | None = None) -> httpx2.Response:
+def call(client: httpx2.Client, token: str, revision: str, body: Object | None = None) -> httpx2.Response:
     bearer = {"Authorization": f"Bearer {token}"} if token else {}
     headers = {"X-Everesthood-Revision": revision, **bearer}
     return client.post("/v1/work", json=body or {}, headers=headers)
 
 
 def revision(tools: Tools, instance: str) -> str:
-    return worker_pod(tools, instance)["metadata"]["labels"]["agents.everesthood.io/revision"]
+    return str(worker_pod(tools, instance)["metadata"]["labels"]["agents.everesthood.io/revision"])
 
 
 def test_a_worker_cannot_speak_for_another_instance(
@@ -88,7 +88,7 @@ def test_a_worker_cannot_take_another_revision(everesthood: Installation, gatewa
 def test_the_gateway_lets_only_workers_in(everesthood: Installation, gateway: httpx2.Client, kind: str):
     """No token, a made-up token, one for another service and one of a person are refused alike."""
     tools = everesthood.tools
-    tokens = {
+    tokens: dict[str, Callable[[], str]] = {
         "none": lambda: "",
         "garbage": lambda: "abc.def.ghi",
         "other audience": lambda: gateway_token(tools, "caller", audience="everesthood-web"),

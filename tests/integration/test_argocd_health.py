@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.valkey import running_valkey
@@ -20,7 +21,7 @@ def health():
     """Return a function that judges an object."""
     with running_valkey() as server, server.admin() as client:
 
-        def judge(obj: dict) -> dict:
+        def judge(obj: dict[str, Any]) -> Any:
             return json.loads(client.eval(WRAPPED, 0, json.dumps(obj)))
 
         yield judge
@@ -63,7 +64,7 @@ def condition(kind: str, status: str) -> dict[str, str]:
     ],
 )
 def test_health_follows_the_conditions_of_this_generation(
-    health: Callable[[dict], dict], status: dict | None, expected: str
+    health: Callable[[dict[str, Any]], Any], status: dict[str, Any] | None, expected: str
 ):
     """Argo CD waits while the controller works, and says Degraded only of what is really stuck."""
     obj = {"metadata": {"generation": 2}, **({"status": status} if status is not None else {})}
