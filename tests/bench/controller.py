@@ -68,6 +68,10 @@ class Process:
         seen = await self.metrics()
         return sum(_verb(seen, verb) for verb in ("PATCH", "POST", "DELETE"))
 
+    async def passes(self) -> float:
+        """Return how often AgentInstances were looked at."""
+        return (await self.metrics()).get('everesthood_reconciles_total{kind="AgentInstance"}', 0.0)
+
     def cpu_seconds(self) -> float:
         """Return the processor time used so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
@@ -227,6 +231,7 @@ async def _first(
     rows.append(("  calm after", f"{time.monotonic() - started - 2:.1f} s"))
     rows.append(("  processor time of the controller", f"{process.cpu_seconds() - cpu:.1f} s"))
     rows.append(("  writes per instance", f"{await process.writes() / number:.2f}"))
+    rows.append(("  passes per instance", f"{await process.passes() / number:.2f}"))
     await asyncio.sleep(5)
     writes, cpu, started = await process.writes(), process.cpu_seconds(), time.monotonic()
     await asyncio.sleep(QUIET_SECONDS)

@@ -280,6 +280,26 @@ async def test_a_foreign_object_is_left_alone(at_work: Running, person: Client, 
     assert "ownerReferences" not in left["metadata"]
 
 
+async def test_a_foreign_deployment_is_left_alone(at_work: Running, person: Client, namespace: str):
+    """Watches show the controller's own Deployments only: the API server itself refuses to adopt another."""
+    agent, hello = template(namespace=namespace), instance(namespace=namespace)
+    await apply(person, agent)
+    name = f"agent-hello-{(await revision_of(person, agent))[:10]}"
+    pod = {"metadata": {"labels": {"team": "red"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    theirs = {"replicas": 0, "selector": {"matchLabels": {"team": "red"}}, "template": pod}
+    path = object_path("apps/v1", "deployments", namespace=namespace)
+    before = await person.create(path, {"metadata": {"name": name}, "spec": theirs})
+    await apply(person, hello)
+
+    async def conflict() -> dict:
+        seen = condition(await get(person, path_to(hello)), "WorkersAvailable")
+        return seen if seen.get("reason") == "Conflict" else {}
+
+    await eventually(conflict)
+    after = await person.get(f"{path}/{name}")
+    assert (after["spec"], "ownerReferences" in after["metadata"]) == (before["spec"], False)
+
+
 async def test_a_new_revision_takes_over_and_the_old_one_drains(
     at_work: Running, person: Client, namespace: str
 ):

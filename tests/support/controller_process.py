@@ -30,12 +30,15 @@ class ReadyRegistry(MemoryRegistry):
 async def main(kubeconfig: str, identity: str, port: int) -> int:
     logging.basicConfig(level=logging.WARNING)
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+
+    def obey() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+
     settings = settings_for(kubeconfig, identity=identity, rollout_seconds=300)
     async with await connect(kubeconfig) as client:
         controller = build(settings, client, ReadyRegistry(Record()))
         health = await serve_health(port, live={}, ready={}, host="127.0.0.1")
-        work = asyncio.create_task(serve(controller, stop))
+        work = asyncio.create_task(serve(controller, stop, started=obey))
         await controller.lease.leads.wait()
         print("running", flush=True)
         try:

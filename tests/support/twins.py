@@ -11,6 +11,7 @@ from everesthood.apis import names
 from everesthood.domain.children import Child
 from everesthood.domain.conditions import Notice
 from everesthood.domain.observed import API_VERSIONS, Key, Kind, Live
+from everesthood.usecases.ports.cluster import ApiError
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -84,6 +85,8 @@ class TwinCluster:
 
     async def apply(self, child: Child, live: Live | None) -> Live:
         self.calls.append(("apply", child.key))
+        if child.key in self.foreign:
+            raise ApiError("field is immutable", status=422)
         if child.key.kind in self.refuse:
             raise self.refuse[child.key.kind]
         body: dict[str, Any] = json.loads(json.dumps(child.body))

@@ -71,6 +71,17 @@ async def test_adding_now_cancels_the_later_time():
     assert line.is_idle
 
 
+async def test_a_late_key_lets_others_pass_but_not_for_ever():
+    """What can wait stands behind what comes soon after it, and in front of what comes long after."""
+    line: WorkQueue[str] = queue()
+    line.add("late", late=True)
+    for number in range(1500):
+        line.add(str(number))
+    order = [await line.get() for _ in range(1501)]
+
+    assert order.index("late") == 1000
+
+
 async def test_failures_wait_longer_each_time():
     """Half a second, then doubled, never more than five minutes; success forgets it all."""
     line, waits = queue(), []

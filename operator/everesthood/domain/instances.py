@@ -185,9 +185,12 @@ def _resolved(seen: Observed, desired: str | None) -> Verdict:
 
 
 def _followed(template: Template, name: str) -> Verdict | None:
-    """Return why a template cannot be followed; None when it can."""
+    """Return why a template cannot be followed; None when it can.
+
+    While a new content has not been judged, the last verdict holds: nothing flaps for an edit.
+    """
     judged = conditions.find(template.status.conditions, On.ACCEPTED)
-    if judged is None or template.status.observed_generation != template.live.generation:
+    if judged is None:
         return _waiting(f"AgentTemplate {name} has not been looked at yet.")
     if judged.status == "False":
         return conditions.false(

@@ -35,6 +35,9 @@ API_VERSIONS: Final[dict[Kind, str]] = {
 }
 OURS: Final = frozenset({Kind.INSTANCE, Kind.TEMPLATE, Kind.CREDENTIAL})
 """Kinds of this project; the others are children that the controller makes."""
+SEEN_WHOLE: Final = frozenset({Kind.SERVICE_ACCOUNT, Kind.NETWORK_POLICY, Kind.DISRUPTION_BUDGET})
+"""Kinds of children of which everybody's objects are watched, so that a taken name is known without a
+call. They change rarely. Of the others an apply onto a stranger is refused, by an immutable field."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -9,6 +9,7 @@ from everesthood.domain.observed import Live
 from everesthood.usecases.ports.cluster import ApiError, Cluster, View
 
 _CONFLICT = 409
+_REMEMBERED = 20_000
 
 
 class Leftover(Exception):  # noqa: N818 - not a failure: it is waited for
@@ -17,17 +18,16 @@ class Leftover(Exception):  # noqa: N818 - not a failure: it is waited for
 
 @dataclass(slots=True)
 class Settled:
-    """Generation and hash of each child right after its last apply, by uid."""
+    """Generation and hash of each child right after its last apply, by uid; the oldest are forgotten."""
 
     marks: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def remember(self, live: Live) -> None:
         """Keep how the API server left it."""
+        self.marks.pop(live.uid, None)
         self.marks[live.uid] = (live.generation, live.hash)
-
-    def keep_only(self, uids: frozenset[str]) -> None:
-        """Forget objects that are gone."""
-        self.marks = {uid: mark for uid, mark in self.marks.items() if uid in uids}
+        if len(self.marks) > _REMEMBERED:
+            del self.marks[next(iter(self.marks))]
 
 
 async def bring(child: Child, *, view: View, cluster: Cluster, settled: Settled) -> Problem | None:
@@ -39,15 +39,10 @@ async def bring(child: Child, *, view: View, cluster: Cluster, settled: Settled)
         ApiError: the namespace is going away, or the child was replaced meanwhile.
     """
     live = view.get(child.key)
-    if live is not None and live.owner == child.owner:
-        if is_as_asked(child, live, settled=settled.marks.get(live.uid)):
-            return None
-        return await _apply(child, live, cluster, settled)
-    if live is None:
-        # The watches show our own objects only: whether the name is taken needs one look.
-        live = await cluster.look(child.key)
     if live is None or live.owner == child.owner:
-        return await _apply(child, live, cluster, settled)
+        if live and is_as_asked(child, live, settled=settled.marks.get(live.uid)):
+            return None
+        return await _apply(child, live, view=view, cluster=cluster, settled=settled)
     return _taken(child, live, view)
 
 
@@ -64,11 +59,23 @@ def _taken(child: Child, live: Live, view: View) -> Problem:
     )
 
 
-async def _apply(child: Child, live: Live | None, cluster: Cluster, settled: Settled) -> Problem | None:
+async def _apply(
+    child: Child, live: Live | None, *, view: View, cluster: Cluster, settled: Settled
+) -> Problem | None:
     try:
         settled.remember(await cluster.apply(child, live))
     except ApiError as error:
-        if error.is_gone or error.status == _CONFLICT:
+        if error.is_gone:
             raise
-        return Problem(f"{child.key.kind} {child.key.name}", error.message, Reason.APPLY_REFUSED)
+        return await _refused(child, error, view=view, cluster=cluster)
     return None
+
+
+async def _refused(child: Child, error: ApiError, *, view: View, cluster: Cluster) -> Problem:
+    """Return why a child is refused: its name may belong to somebody whom the watches do not show."""
+    live = await cluster.look(child.key)
+    if live is not None and live.owner != child.owner:
+        return _taken(child, live, view)
+    if error.status == _CONFLICT:
+        raise error  # a race that the next pass sees the end of
+    return Problem(f"{child.key.kind} {child.key.name}", error.message, Reason.APPLY_REFUSED)

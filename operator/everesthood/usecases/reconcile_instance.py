@@ -62,6 +62,8 @@ async def reconcile_instance(key: Key, tools: InstanceTools) -> float | None:
 
 async def _finalize(live: Live, tools: InstanceTools) -> float | None:
     """Take the instance out of the record, then let it go."""
+    for child in tools.view.owned_by(live.uid):
+        tools.idle_since.pop(child.uid, None)
     if names.FINALIZER not in live.finalizers:
         return None
     try:

@@ -43,6 +43,8 @@ async def reconcile_template(key: Key, tools: TemplateTools) -> float | None:
     """Do what is to be done now; return after how many seconds to look again."""
     live = tools.view.get(key)
     if live is None or live.deleting:
+        if live is not None:
+            tools.judged.pop(live.uid, None)
         return None
     problems = _judge(live, tools)
     if problems:

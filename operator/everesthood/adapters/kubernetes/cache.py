@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from everesthood.apis import names
+from everesthood.apis.reasons import ConditionType
 from everesthood.domain.observed import OURS, Key, Kind, Live
 
 Json = Mapping[str, Any]
@@ -41,6 +42,20 @@ class Change:
         if self.before is None or self.after is None:
             return True
         return _essence(self.before) != _essence(self.after)
+
+    @property
+    def matters_to_users(self) -> bool:
+        """Return whether those that name the object have to know: of a template, only a new verdict."""
+        if self.before is None or self.after is None or self.key.kind is not Kind.TEMPLATE:
+            return True
+        return _verdict(self.before) != _verdict(self.after)
+
+
+def _verdict(live: Live) -> tuple[object, ...]:
+    status = msgspec.json.decode(live.status)
+    found = [c for c in status.get("conditions") or () if c.get("type") == ConditionType.ACCEPTED]
+    accepted = [(c.get("status"), c.get("message")) for c in found]
+    return (live.uid, live.deleting, status.get("revision"), accepted)
 
 
 def _essence(live: Live) -> tuple[object, ...]:
@@ -150,9 +165,11 @@ class Cache:
 
 
 def live_of(kind: Kind, raw: Json) -> Live:
-    """Return an object of the API server, trimmed."""
+    """Return an object of the API server, trimmed; of strangers only whose they are."""
     meta = raw["metadata"]
-    content = {name: value for name, value in raw.items() if name not in _NOT_CONTENT}
+    labels = meta.get("labels") or {}
+    is_kept = kind in OURS or labels.get(names.LABEL_MANAGED_BY) == names.MANAGED_BY
+    content = {n: value for n, value in raw.items() if is_kept and n not in _NOT_CONTENT}
     return Live(
         key=Key(kind, intern(meta.get("namespace", "")), meta["name"]),
         uid=meta["uid"],
@@ -161,7 +178,7 @@ def live_of(kind: Kind, raw: Json) -> Live:
         owner=_owner(meta),
         deleting="deletionTimestamp" in meta,
         finalizers=tuple(meta.get("finalizers") or ()),
-        labels={} if kind in OURS else _interned(meta.get("labels") or {}),
+        labels={} if kind in OURS else _interned(labels),
         annotations={k: v for k, v in (meta.get("annotations") or {}).items() if k.startswith(names.GROUP)},
         content=msgspec.json.encode(content),
         status=msgspec.json.encode(_status(kind, raw.get("status") or {})),

@@ -14,7 +14,7 @@ from everesthood.adapters.kubernetes.cluster import path_of
 from everesthood.adapters.kubernetes.watching import Watching
 from everesthood.apis import names
 from everesthood.domain.errors import EveresthoodError
-from everesthood.domain.observed import OURS, Kind
+from everesthood.domain.observed import OURS, SEEN_WHOLE, Kind
 
 _LOG: Final = logging.getLogger(__name__)
 _AGE: Final = Gauge("everesthood_cache_age_seconds", "Time since everything was last compared.")
@@ -25,7 +25,11 @@ _FIRST_RETRY_SECONDS: Final = 1.0
 _LONGEST_RETRY_SECONDS: Final = 30.0
 _STALE_PERIODS: Final = 3
 
-CHILD_SELECTOR: Final = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+
+def selector_of(kind: Kind) -> str:
+    """Return the label selector by which a kind is listed and watched."""
+    whole = kind in OURS or kind in SEEN_WHOLE
+    return "" if whole else f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 
 
 class Sweeper:
@@ -90,7 +94,7 @@ class Sweeper:
         await self._after()
 
     async def _list(self, kind: Kind) -> None:
-        selector = "" if kind in OURS else CHILD_SELECTOR
+        selector = selector_of(kind)
         items: list[dict[str, Any]] = []
         version = "0"
         async for page, listed_at in self._client.list_pages(path_of(kind), label_selector=selector):

@@ -60,7 +60,8 @@ class Watching:
 
     def _tell_neighbours(self, change: Change) -> None:
         if change.key.kind is not Kind.INSTANCE:
-            self._fan_out(self._cache.referrers(change.key))
+            if change.matters_to_users:
+                self._fan_out(self._cache.referrers(change.key))
         elif change.before is None or change.after is None:
             for ref in (change.after or change.before).refs:  # type: ignore[union-attr]
                 if ref.kind is Kind.TEMPLATE and self._cache.get(ref) is not None:

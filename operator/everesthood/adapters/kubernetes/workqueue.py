@@ -5,6 +5,8 @@ import random
 import time
 from collections.abc import Callable, Hashable
 from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Final, Generic, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -17,6 +19,7 @@ _LONGEST_RETRY_SECONDS: Final = 300.0
 _LONGEST_NEWS_SECONDS: Final = 3.2
 _LONGEST_EDIT_SECONDS: Final = 12.8
 _COOL_SECONDS: Final = 5.0
+_LATE_PLACES: Final = 1000
 _HOT_KEYS: Final = 1000
 _JITTER: Final = 0.2
 _MOST_DOUBLINGS: Final = 16
@@ -29,13 +32,21 @@ WORKED: Final = Histogram("everesthood_workqueue_work_seconds", "Time that keys 
 RUNNING: Final = Gauge("everesthood_workqueue_longest_running_seconds", "Age of the oldest work under way.")
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class _Place(Generic[K]):
+    number: int
+    key: K = field(compare=False)
+
+
 class WorkQueue(Generic[K]):
     """Keys to be worked on; one loop, many takers."""
 
     def __init__(self, rng: Callable[[], float] = random.random) -> None:
         """Start empty; `rng` yields numbers from 0 to 1 for the jitter."""
         self._rng = rng
-        self._line: asyncio.Queue[K] = asyncio.Queue()
+        self._line: asyncio.PriorityQueue[_Place[K]] = asyncio.PriorityQueue()
+        self._places = count()
+        self._late: set[K] = set()
         self._since: dict[K, float] = {}
         """Keys that wait in line or, while in work, for their next turn, and since when."""
         self._active: dict[K, float] = {}
@@ -57,8 +68,11 @@ class WorkQueue(Generic[K]):
         """Return whether nothing is in line, in work or about to be."""
         return not (self._line.qsize() or self._active or self._timers)
 
-    def add(self, key: K) -> None:
-        """Put the key in line, unless it stands there; one in work comes again afterwards."""
+    def add(self, key: K, *, late: bool = False) -> None:
+        """Put the key in line, unless it stands there; one in work comes again afterwards.
+
+        A late one lets those pass that come soon after it, but not for ever.
+        """
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer[1].cancel()
@@ -66,10 +80,12 @@ class WorkQueue(Generic[K]):
             return
         self._since[key] = time.monotonic()
         ADDS.inc()
+        if late:
+            self._late.add(key)
         if key not in self._active:
-            self._line.put_nowait(key)
+            self._enter(key)
 
-    def add_after(self, key: K, seconds: float) -> None:
+    def add_after(self, key: K, seconds: float, *, late: bool = False) -> None:
         """Put the key in line after a while; of several times the earliest counts."""
         if key in self._since:
             return
@@ -80,7 +96,7 @@ class WorkQueue(Generic[K]):
             if timer[0] <= at:
                 return
             timer[1].cancel()
-        self._timers[key] = (at, loop.call_at(at, self._ring, key))
+        self._timers[key] = (at, loop.call_at(at, self._ring, key, late))
 
     def add_soon(self, key: K, *, edited: bool = False) -> None:
         """Put the key in line once what happens to it has calmed down.
@@ -115,7 +131,7 @@ class WorkQueue(Generic[K]):
 
     async def get(self) -> K:
         """Wait for a key and take it into work; `done` must follow."""
-        key = await self._line.get()
+        key = (await self._line.get()).key
         now = time.monotonic()
         WAITED.observe(now - self._since.pop(key))
         self._active[key] = now
@@ -127,7 +143,7 @@ class WorkQueue(Generic[K]):
         self._finished.set()
         self._warm(key)
         if key in self._since:
-            self._line.put_nowait(key)
+            self._enter(key)
 
     async def drain(self, seconds: float) -> None:
         """Wait until no work is under way, at most for a while."""
@@ -142,9 +158,14 @@ class WorkQueue(Generic[K]):
         """Return for how long the oldest work has been under way."""
         return time.monotonic() - min(self._active.values(), default=time.monotonic())
 
-    def _ring(self, key: K) -> None:
+    def _ring(self, key: K, late: bool) -> None:
         self._timers.pop(key, None)
-        self.add(key)
+        self.add(key, late=late)
+
+    def _enter(self, key: K) -> None:
+        behind = _LATE_PLACES if key in self._late else 0
+        self._late.discard(key)
+        self._line.put_nowait(_Place(next(self._places) + behind, key))
 
     def _warm(self, key: K) -> None:
         """Count a pass of a key that things happen to; forget keys that have been quiet."""

@@ -14,9 +14,9 @@ import kopf
 from everesthood.adapters.kubernetes.cache import live_of
 from everesthood.adapters.kubernetes.client import Client
 from everesthood.adapters.kubernetes.cluster import PLURALS
-from everesthood.adapters.kubernetes.sweeper import CHILD_SELECTOR
+from everesthood.adapters.kubernetes.sweeper import selector_of
 from everesthood.adapters.kubernetes.watching import Watching
-from everesthood.domain.observed import API_VERSIONS, OURS, Kind, Live
+from everesthood.domain.observed import API_VERSIONS, Kind, Live
 
 _CHUNK: Final = 500
 _IDLE_SECONDS: Final = 1.0
@@ -77,9 +77,9 @@ def configure(settings: kopf.OperatorSettings, **_: object) -> None:
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.persistence.progress_storage = _NoProgress()
     for kind in Kind:
-        if kind not in OURS:
+        if selector_of(kind):
             group, version = _group(kind)
-            settings.watching.label_selectors[group, version, PLURALS[kind]] = CHILD_SELECTOR
+            settings.watching.label_selectors[group, version, PLURALS[kind]] = selector_of(kind)
 
 
 async def watch(watching: Watching, client: Client, *, started: Callable[[], None] | None = None) -> None:

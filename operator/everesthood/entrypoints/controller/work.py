@@ -58,7 +58,7 @@ async def _once(key: Key, queue: WorkQueue[Key], reconcile: Reconcile) -> None:
     else:
         queue.forget(key)
         if again is not None:
-            queue.add_after(key, again)
+            queue.add_after(key, again, late=True)
     _RECONCILES.labels(key.kind.value, outcome).inc()
 
 
