@@ -288,7 +288,8 @@ class FakeGateway:
     def _write(self, request: wire.WorkRequest) -> list[str]:
         lost = []
         self.lines.extend(request.logs)
-        for written in (*request.checkpoints, *request.finished):
+        writes: list[wire.Checkpoint | wire.Finish] = [*request.checkpoints, *request.finished]
+        for written in writes:
             row = self.rows[written.run]
             if not row.held or row.fence != written.fence:
                 lost.append(written.run)

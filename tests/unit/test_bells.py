@@ -19,7 +19,7 @@ def published_by_celery(queue: str, monkeypatch) -> dict:
     app = Celery("everesthood", broker="memory://", set_as_current=False)
     app.conf.update(task_ignore_result=True, task_serializer="json")
 
-    @app.task(name=DRAIN_TASK)
+    @app.task(name=DRAIN_TASK, shared=False)  # else every later application of the process has it
     def drain():
         pass
 

@@ -14,7 +14,7 @@ from everesthood.usecases.execute_step import Doing
 from everesthood.usecases.expressions import Expressions
 from everesthood.usecases.ports.worker import Scope
 
-PAY = {"http": {"url": "https://bank.example/pay", "method": "POST"}}
+PAY: dict[str, Any] = {"http": {"url": "https://bank.example/pay", "method": "POST"}}
 
 
 class Runner:

@@ -20,7 +20,8 @@ def answering(status: int = 200, body: bytes = b"", **headers: str) -> Way:
 
 async def run(way: Way, member: dict[str, Any], value: object = None, **fields: Any) -> Finish:
     kind = "llm" if "endpoint" in member else "http"
-    what = agent(step("call", **{kind: member}, **fields), config={"host": "example.com"})
+    filled: dict[str, Any] = {kind: member, **fields}
+    what = agent(step("call", **filled), config={"host": "example.com"})
     return await execute(what, assignment(value=value), by=doing(way))
 
 

@@ -66,18 +66,50 @@ def test_what_did_not_arrive_is_handed_in_again_first() -> None:
     assert [one.message for one in again.lines] == ["one", "two"]
 
 
-def test_a_checkpoint_that_did_not_arrive_joins_the_finish_that_came_after() -> None:
-    """Nothing of a run travels after its end."""
+def test_a_checkpoint_that_did_not_arrive_goes_before_the_finish_that_came_after() -> None:
+    """Nothing of a run travels after its end, and no name twice."""
     outbox = Outbox()
     outbox.note("r", 1, Note(record=record("a")))
+    outbox.note("r", 1, Note(record=record("usage")))
     batch = outbox.take()
+    outbox.note("r", 1, Note(record=record("usage")))
     outbox.finish(finish("r", record("b")))
     outbox.give_back(batch)
 
     again = outbox.take()
 
-    assert again.checkpoints == ()
-    assert [s.name for s in again.finishes[0].steps] == ["a", "b"]
+    assert [s.name for s in again.checkpoints[0].steps] == ["a"]
+    assert [s.name for s in again.finishes[0].steps] == ["usage", "b"]
+
+
+def test_heavy_checkpoints_go_in_calls_of_their_own_before_the_finish() -> None:
+    """A run with many large outputs is handed in piece by piece, its end last."""
+    outbox = Outbox()
+    for n in range(30):
+        outbox.note("r", 1, Note(record=record(str(n), size=250_000)))
+    outbox.finish(finish("r"))
+    calls = []
+    while outbox.is_urgent:
+        calls.append(outbox.take())
+
+    assert all(
+        sum(len(bytes(s.output)) for c in call.checkpoints for s in c.steps) < 2_500_000 for call in calls
+    )
+    assert [len(call.finishes) for call in calls] == [0] * (len(calls) - 1) + [1]
+    assert [s.name for call in calls for c in call.checkpoints for s in c.steps] == [
+        str(n) for n in range(30)
+    ]
+
+
+def test_a_checkpoint_is_not_given_back_twice() -> None:
+    """What is superseded by the finish is dropped, and nothing empty is left."""
+    outbox = Outbox()
+    outbox.note("r", 1, Note(record=record("usage")))
+    batch = outbox.take()
+    outbox.finish(finish("r", record("usage")))
+    outbox.give_back(batch)
+
+    assert outbox.take().checkpoints == ()
 
 
 def test_one_call_is_bounded() -> None:

@@ -333,6 +333,28 @@ async def test_a_checkpoint_of_a_lost_run_stops_it() -> None:
     assert figures.outcomes == {"lost": 1}
 
 
+async def test_the_answer_to_a_checkpoint_that_nobody_waits_for_stops_a_lost_run_too() -> None:
+    """A run that is another's by now ends with its next checkpoint, long before a heartbeat."""
+    gateway, figures = FakeGateway(), Figures()
+    gateway.add(1)
+    began, go = asyncio.Event(), asyncio.Event()
+
+    async def act(given: Assignment, journal: Any) -> Finish:
+        began.set()
+        await go.wait()
+        journal.note(StepRecord(name="a", state="succeeded"))
+        await asyncio.Event().wait()
+        return succeeded(given)
+
+    async with Serving(gateway, act, figures=figures):
+        await began.wait()
+        gateway.rows["run-1"].fence += 1
+        go.set()
+        await gateway.until(lambda: figures.outcomes["lost"] == 1)
+
+    assert gateway.heartbeats == []
+
+
 async def test_leases_are_renewed_in_time() -> None:
     """A run longer than its lease stays with its worker."""
     gateway = FakeGateway(lease_seconds=1)

@@ -3,13 +3,12 @@
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 from everesthood.sdk.calls import Http, Request, Response
 from everesthood.sdk.leases import Credential
 from everesthood.sdk.models import Answer, Llm, Prompt
 
-P = ParamSpec("P")
 T = TypeVar("T")
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -109,14 +108,34 @@ class Context:
         self.llm = Llm(engine.llm)
         self.log = Log(engine)
 
+    @overload
     async def step(
         self,
         name: str,
-        function: Callable[..., Awaitable[T] | T],
+        function: Callable[..., Awaitable[T]],
+        *args: object,
+        idempotent: bool = ...,
+        **options: object,
+    ) -> T: ...
+
+    @overload
+    async def step(
+        self,
+        name: str,
+        function: Callable[..., T],
+        *args: object,
+        idempotent: bool = ...,
+        **options: object,
+    ) -> T: ...
+
+    async def step(
+        self,
+        name: str,
+        function: Callable[..., object],
         *args: object,
         idempotent: bool = True,
         **options: object,
-    ) -> T:
+    ) -> object:
         """Do a piece of work once: call `function(*args, **options)` and keep what it returns.
 
         When the run goes on after its worker died, or the whole step is tried again, a piece that
@@ -133,9 +152,7 @@ class Context:
         With `idempotent=False` for what must not be repeated when nobody knows whether it took effect,
         such as a payment: if the worker dies in the middle of it, the run stops as ambiguous.
         """
-        return await self._engine.step(  # type: ignore[return-value]
-            name, partial(function, *args, **options), idempotent=idempotent
-        )
+        return await self._engine.step(name, partial(function, *args, **options), idempotent=idempotent)
 
     async def credential(self, slot: str) -> Credential:
         """Lease the credential bound to a slot of the template."""

@@ -59,6 +59,7 @@ class _Attempt:
         }
         self._given = {"input": msgspec.json.decode(assignment.input), "config": agent.config}
         self._under_way: dict[asyncio.Task[StepEnd], Step] = {}
+        self._alone: Step | None = None
         self._ended: _Ended | None = None
 
     def check_past(self) -> None:
@@ -73,9 +74,11 @@ class _Attempt:
     async def do_steps(self) -> None:
         """Do all steps, each as soon as what it needs is done."""
         try:
-            while self._start_ready():
-                done, _ = await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
-                self._settle(done)
+            while (ready := self._ready()) or self._under_way:
+                if len(ready) == 1 and not self._under_way:
+                    await self._do_alone(ready[0])
+                else:
+                    await self._do_beside(ready)
                 if self._ended is not None:
                     await self._wind_down()
                     raise self._ended
@@ -85,12 +88,23 @@ class _Attempt:
         if left:
             raise StepFailed(f"no step can start, yet these are not done: {', '.join(left)}")
 
-    def _start_ready(self) -> bool:
+    def _ready(self) -> tuple[Step, ...]:
         busy = {step.name for step in self._under_way.values()}
-        for step in graph.ready(self._steps, self._values, busy):
+        return graph.ready(self._steps, self._values, busy)
+
+    async def _do_alone(self, step: Step) -> None:
+        """Do the only step there is to do; most runs are chains, and need no task for each step."""
+        self._alone = step
+        self._take_in(step, await execute_step(self._scope(step), self._doing))
+        self._alone = None
+
+    async def _do_beside(self, ready: tuple[Step, ...]) -> None:
+        """Start steps beside those under way, and wait until the first of all ends."""
+        for step in ready:
             task = asyncio.create_task(execute_step(self._scope(step), self._doing))
             self._under_way[task] = step
-        return bool(self._under_way)
+        done, _ = await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+        self._settle(done)
 
     def _scope(self, step: Step) -> Scope:
         assignment = self._assignment
@@ -110,19 +124,18 @@ class _Attempt:
 
     def _settle(self, done: set[asyncio.Task[StepEnd]]) -> None:
         for task in sorted(done, key=lambda t: self._steps.index(self._under_way[t])):
-            step = self._under_way.pop(task)
-            end = task.result()
-            self._journal.note(end.record)
-            self._count(step, end.record)
-            if end.is_unknown:
-                said = f"{end.record.message}; whether it took effect is not known"
-                self._ended = _Ended("ambiguous", Reason.OUTCOME_UNKNOWN, step.name, said)
-            elif end.record.state == "failed":
-                self._ended = self._ended or _Ended(
-                    "failed", end.record.reason, step.name, end.record.message
-                )
-            else:
-                self._values[step.name] = end.value
+            self._take_in(self._under_way.pop(task), task.result())
+
+    def _take_in(self, step: Step, end: StepEnd) -> None:
+        self._journal.note(end.record)
+        self._count(step, end.record)
+        if end.is_unknown:
+            said = f"{end.record.message}; whether it took effect is not known"
+            self._ended = _Ended("ambiguous", Reason.OUTCOME_UNKNOWN, step.name, said)
+        elif end.record.state == "failed":
+            self._ended = self._ended or _Ended("failed", end.record.reason, step.name, end.record.message)
+        else:
+            self._values[step.name] = end.value
 
     def _count(self, step: Step, record: StepRecord) -> None:
         state = "unknown" if record.state == "started" else record.state
@@ -162,8 +175,8 @@ class _Attempt:
 
     def timed_out(self) -> Finish:
         """Return the end of a run that is out of time."""
-        for step in self._under_way.values():
-            if not step.may_repeat:
+        for step in (self._alone, *self._under_way.values()):
+            if step is not None and not step.may_repeat:
                 said = f"steps.{step.name}: the run ran out of time; whether it took effect is not known"
                 return self.finish("ambiguous", reason=Reason.OUTCOME_UNKNOWN, message=said)
         said = "The run took longer than the template's queue.maxRunSeconds."

@@ -16,6 +16,7 @@ MAX_FINISHES: Final = 200
 MAX_BYTES: Final = 2_097_152
 """Outputs in one call; the first item goes whatever its size."""
 MAX_LINES: Final = 500
+_ALONG_BYTES: Final = 262_144
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,7 +50,7 @@ class Batch:
     @property
     def is_single(self) -> bool:
         """Return whether it carries one thing, so that a refusal is about that one."""
-        return len(self.notes) + len(self.finishes) + len(self.lines) == 1
+        return sum(map(len, self.notes.values())) + len(self.finishes) + len(self.lines) == 1
 
 
 class Outbox:
@@ -81,8 +82,12 @@ class Outbox:
         self._notes.setdefault((run, fence), []).append(note)
 
     def finish(self, finish: Finish) -> None:
-        """Add the end of an attempt; checkpoints of it that still wait go along in it."""
-        waiting = self._notes.pop((finish.run, finish.fence), [])
+        """Add the end of an attempt; checkpoints of it that still wait go along in it, or before it."""
+        key = (finish.run, finish.fence)
+        if sum(map(_size, self._notes.get(key, ()))) > _ALONG_BYTES:
+            self._finishes.append(finish)
+            return
+        waiting = self._notes.pop(key, [])
         for note in waiting:
             _tell(note, lost=True)  # its step is over with its run: nobody acts on the answer any more
         steps = _newest([*(note.record for note in waiting), *finish.steps])
@@ -98,13 +103,11 @@ class Outbox:
             _tell(note, lost=True)
 
     def take(self) -> Batch:
-        """Take what the next call carries, oldest first."""
+        """Take what the next call carries, oldest first; a run's end never before its checkpoints."""
         batch = Batch()
         room = MAX_BYTES
         while self._notes and (room > 0 or not batch):
-            key = next(iter(self._notes))
-            batch.notes[key] = self._notes.pop(key)
-            room -= sum(len(bytes(note.record.output)) for note in batch.notes[key])
+            room -= _size(self._move_note(batch))
         while self._finishes and len(batch.finishes) < MAX_FINISHES and (room > 0 or not batch):
             batch.finishes.append(self._finishes.popleft())
             room -= _weight(batch.finishes[-1])
@@ -114,23 +117,31 @@ class Outbox:
 
     def take_one(self) -> Batch:
         """Take a single thing, to find the one that the gateway refuses."""
+        batch = Batch()
         if self._notes:
-            key = next(iter(self._notes))
-            return Batch(notes={key: self._notes.pop(key)})
-        if self._finishes:
-            return Batch(finishes=[self._finishes.popleft()])
-        return Batch(lines=[self._lines.popleft()] if self._lines else [])
+            self._move_note(batch)
+        elif self._finishes:
+            batch.finishes.append(self._finishes.popleft())
+        elif self._lines:
+            batch.lines.append(self._lines.popleft())
+        return batch
+
+    def _move_note(self, batch: Batch) -> Note:
+        key = next(iter(self._notes))
+        note = self._notes[key].pop(0)
+        if not self._notes[key]:
+            del self._notes[key]
+        batch.notes.setdefault(key, []).append(note)
+        return note
 
     def give_back(self, batch: Batch) -> None:
         """Put a batch that did not arrive back to the front."""
-        finished = {(f.run, f.fence): n for n, f in enumerate(self._finishes)}
+        newer = {(f.run, f.fence): {step.name for step in f.steps} for f in self._finishes}
         for key, notes in reversed(batch.notes.items()):
-            if key in finished:
-                at = finished[key]
-                steps = _newest([*(note.record for note in notes), *self._finishes[at].steps])
-                self._finishes[at] = _with_steps(self._finishes[at], steps)
-            else:
-                self._notes = {key: [*notes, *self._notes.pop(key, [])], **self._notes}
+            kept = [note for note in notes if note.record.name not in newer.get(key, ())]
+            self._notes = {key: [*kept, *self._notes.pop(key, [])], **self._notes}
+            if not self._notes[key]:
+                del self._notes[key]
         self._finishes.extendleft(reversed(batch.finishes))
         self._lines.extendleft(reversed(batch.lines))
 
@@ -163,6 +174,10 @@ class Outbox:
 def _newest(records: Iterable[StepRecord]) -> tuple[StepRecord, ...]:
     """Return one record a name, the latest: a statement cannot write the same row twice."""
     return tuple({record.name: record for record in records}.values())
+
+
+def _size(note: Note) -> int:
+    return len(bytes(note.record.output))
 
 
 def _weight(finish: Finish) -> int:
