@@ -280,13 +280,19 @@ async def test_a_foreign_object_is_left_alone(at_work: Running, person: Client, 
     assert "ownerReferences" not in left["metadata"]
 
 
-async def test_a_foreign_deployment_is_left_alone(at_work: Running, person: Client, namespace: str):
-    """Watches show the controller's own Deployments only: the API server itself refuses to adopt another."""
+@pytest.mark.parametrize("selector", ["of its own", "of ours"])
+async def test_a_foreign_deployment_is_left_alone(
+    at_work: Running, person: Client, namespace: str, selector: str
+):
+    """A Deployment made beforehand under a worker's name is not adopted, even with the worker's own labels."""
     agent, hello = template(namespace=namespace), instance(namespace=namespace)
     await apply(person, agent)
-    name = f"agent-hello-{(await revision_of(person, agent))[:10]}"
-    pod = {"metadata": {"labels": {"team": "red"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
-    theirs = {"replicas": 0, "selector": {"matchLabels": {"team": "red"}}, "template": pod}
+    revision = await revision_of(person, agent)
+    name = f"agent-hello-{revision[:10]}"
+    ours = {names.LABEL_INSTANCE: "hello", names.LABEL_REVISION: revision}
+    labels = ours if selector == "of ours" else {"team": "red"}
+    pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    theirs = {"replicas": 0, "selector": {"matchLabels": labels}, "template": pod}
     path = object_path("apps/v1", "deployments", namespace=namespace)
     before = await person.create(path, {"metadata": {"name": name}, "spec": theirs})
     await apply(person, hello)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from everesthood.apis.reasons import Reason
 from everesthood.domain.children import Child, is_as_asked
 from everesthood.domain.errors import Problem
-from everesthood.domain.observed import Live
+from everesthood.domain.observed import SEEN_OWN, Live
 from everesthood.usecases.ports.cluster import ApiError, Cluster, View
 
 _CONFLICT = 409
@@ -39,6 +39,9 @@ async def bring(child: Child, *, view: View, cluster: Cluster, settled: Settled)
         ApiError: the namespace is going away, or the child was replaced meanwhile.
     """
     live = view.get(child.key)
+    if live is None and child.key.kind in SEEN_OWN:
+        # Server-side apply would adopt a stranger that has the child's own selector.
+        live = await cluster.look(child.key)
     if live is None or live.owner == child.owner:
         if live and is_as_asked(child, live, settled=settled.marks.get(live.uid)):
             return None
