@@ -32,8 +32,8 @@ async def database(empty: str) -> AsyncIterator[Database]:
 
 
 async def test_an_empty_database_is_refused_until_it_is_migrated(database: Database):
-    """A process on a schema that is too old says which command brings it forward."""
-    with pytest.raises(Conflict) as refused:
+    """A process on a schema that is too old waits, and says which command brings it forward."""
+    with pytest.raises(Unavailable) as refused:
         await check_schema(database)
 
     applied = await migrate(database)

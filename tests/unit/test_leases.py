@@ -48,7 +48,7 @@ CREDENTIAL = PublishedCredential(
     allowed_instances=(),
 )
 SEAT = WorkerSeat(instance_uid="uid-a", namespace="acme", instance="greeter", revision="r1", pod="pod-1")
-BROKER = Broker(host="redis", port=6379, tls=True, bell_key=b"b" * 32)
+BROKER = Broker(host="redis", port=6379, tls=True, bell_key=b"b" * 32, ca="the authority")
 KEY = b"f" * 32
 
 
@@ -134,7 +134,7 @@ async def test_a_queue_is_lent_once_its_user_exists(case):
     lease = await lease_queue(store=case.store, broker=BROKER, seat=SEAT)
 
     assert (refused.value.reason, refused.value.retry_after_seconds) == (Reason.QUEUE_PENDING, 1)
-    assert (lease.host, lease.port, lease.tls) == ("redis", 6379, True)
+    assert (lease.host, lease.port, lease.tls, lease.ca) == ("redis", 6379, True, "the authority")
     assert (lease.user, lease.prefix, lease.queue) == ("agi-uid-a", "agi:uid-a:", "drain.r1")
     assert lease.password == broker_password(b"b" * 32, "uid-a")
     assert "bbbb" not in repr(BROKER)

@@ -52,6 +52,7 @@ async def gateway_parts(settings: Settings) -> AsyncIterator[GatewayParts]:
         port=settings.redis_port,
         tls=settings.redis_tls,
         bell_key=_key(settings.bell_key_file, "EVERESTHOOD_BELL_KEY_FILE"),
+        ca=_authority(settings.redis_ca_file),
     )
     fingerprint_key = _key(settings.fingerprint_key_file, "EVERESTHOOD_FINGERPRINT_KEY_FILE")
     async with AsyncExitStack() as stack:
@@ -90,6 +91,14 @@ def _observer(
         return await look(older_than_seconds=older_than_seconds)
 
     return observe
+
+
+def _authority(path: str) -> str:
+    """Return the broker's certificate authority, which workers get with their queue."""
+    try:
+        return Path(path).read_text(encoding="utf-8") if path else ""
+    except OSError:
+        raise Invalid(f"EVERESTHOOD_REDIS_CA_FILE names {path}, which cannot be read.") from None
 
 
 def _key(path: str, variable: str) -> bytes:

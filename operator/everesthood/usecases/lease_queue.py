@@ -18,6 +18,8 @@ class Broker:
     port: int
     tls: bool
     bell_key: bytes
+    ca: str = ""
+    """Certificate authority as PEM; empty means those of the worker's system."""
 
     def __repr__(self) -> str:
         """Show the address only."""
@@ -41,4 +43,5 @@ async def lease_queue(*, store: GatewayStore, broker: Broker, seat: WorkerSeat) 
         prefix=names.queue_prefix(seat.instance_uid),
         queue=names.queue_name(seat.revision),
         tls=broker.tls,
+        ca=broker.ca,
     )

@@ -13,7 +13,7 @@ from typing import Final
 import asyncpg
 
 from everesthood.adapters.postgres.pool import Database, translated
-from everesthood.domain.errors import Conflict
+from everesthood.domain.errors import Conflict, Unavailable
 
 _LOCK: Final = 0x65766572657374
 _TABLE: Final = """
@@ -73,8 +73,8 @@ async def check_schema(database: Database) -> None:
     """Return if the schema is exactly the one that this version knows.
 
     Raises:
-        Conflict: it is not; the sentence says what to do.
-        Unavailable: PostgreSQL cannot be reached.
+        Conflict: it is newer, or of another build: waiting does not help.
+        Unavailable: PostgreSQL cannot be reached, or migrations are still to be applied.
     """
     async with database.acquire() as connection:
         exists = await connection.fetchval("select to_regclass('schema_version') is not null")
@@ -82,7 +82,7 @@ async def check_schema(database: Database) -> None:
     missing = _missing(applied)
     if missing:
         have, know = len(applied), migrations()[-1].version
-        raise Conflict(
+        raise Unavailable(
             f"The database schema is at version {have}, this program needs {know}: run `everesthood migrate`."
         )
 

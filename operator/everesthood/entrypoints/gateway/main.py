@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -12,16 +12,16 @@ import uvloop
 
 from everesthood.adapters.telemetry import configure_logging, serve_health
 from everesthood.bootstrap.gateway import GatewayParts, gateway_parts
-from everesthood.domain.errors import EveresthoodError, Unavailable
+from everesthood.domain.errors import EveresthoodError
 from everesthood.entrypoints.gateway.app import Gateway
 from everesthood.entrypoints.gateway.duties import keep_observing
 from everesthood.entrypoints.gateway.routes import Parts, routes
 from everesthood.settings import Settings
+from everesthood.usecases.wait_for_record import wait_for_record
 
 _GRACE_SECONDS = 20
 _KEEP_ALIVE_SECONDS = 75
 _CONCURRENT = 20_000
-_PAUSE_SECONDS = 1.0
 _log = structlog.get_logger(__name__)
 
 
@@ -86,7 +86,7 @@ async def run(settings: Settings) -> None:
     ready = {"record": lambda: f"waits for {waits_for[0]}" if waits_for else None}
     health = await serve_health(settings.metrics_port, live={}, ready=ready)
     async with health, gateway_parts(settings) as parts:
-        await _patiently(parts.check_schema)
+        await wait_for_record(parts.check_schema)
         waits_for.clear()
         observing = asyncio.create_task(keep_observing(parts.observe), name="observe-credentials")
         try:
@@ -94,15 +94,6 @@ async def run(settings: Settings) -> None:
         finally:
             observing.cancel()
             await asyncio.wait([observing])
-
-
-async def _patiently(check: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        try:
-            return await check()
-        except Unavailable as error:
-            _log.warning("waits for the record", error=error.message)
-            await asyncio.sleep(_PAUSE_SECONDS)
 
 
 def main() -> None:

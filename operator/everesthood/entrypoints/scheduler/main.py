@@ -9,13 +9,13 @@ import structlog
 
 from everesthood.adapters.telemetry import configure_logging, serve_health
 from everesthood.bootstrap.scheduler import scheduler_parts
-from everesthood.domain.errors import EveresthoodError, Unavailable
+from everesthood.domain.errors import EveresthoodError
 from everesthood.entrypoints.scheduler.duties import DutyRunner, Lead
 from everesthood.settings import Settings
 from everesthood.usecases.duties import Duty
+from everesthood.usecases.wait_for_record import wait_for_record
 
 _log = structlog.get_logger(__name__)
-_PAUSE_SECONDS = 1.0
 
 
 async def serve(
@@ -33,7 +33,7 @@ async def serve(
     ready["record"] = lambda: f"waits for {waits_for[0]}" if waits_for else None
     # Nothing in `live`: that the loop answers at all is the proof, and a lost record heals without us.
     async with await serve_health(metrics_port, live={}, ready=ready):
-        if await _patiently(check_schema, stop):
+        if await wait_for_record(check_schema, stop=stop):
             waits_for.clear()
             await _run_until(stop, runners)
     _log.info("stopped")
@@ -48,19 +48,6 @@ async def _run_until(stop: asyncio.Event, runners: Iterable[DutyRunner]) -> None
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-
-
-async def _patiently(check: Callable[[], Awaitable[None]], stop: asyncio.Event) -> bool:
-    """Wait for the record; return False when told to stop before it came."""
-    while not stop.is_set():
-        try:
-            await check()
-        except Unavailable as error:
-            _log.warning("waits for the record", error=error.message)
-            await asyncio.sleep(_PAUSE_SECONDS)
-        else:
-            return True
-    return False
 
 
 async def run(settings: Settings) -> None:

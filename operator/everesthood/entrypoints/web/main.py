@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -12,15 +12,15 @@ import uvloop
 
 from everesthood.adapters.telemetry import configure_logging, serve_health
 from everesthood.bootstrap.web import web_parts
-from everesthood.domain.errors import EveresthoodError, Unavailable
+from everesthood.domain.errors import EveresthoodError
 from everesthood.entrypoints.web.app import build_app
 from everesthood.entrypoints.web.parts import Parts
 from everesthood.settings import Settings
+from everesthood.usecases.wait_for_record import wait_for_record
 
 _GRACE_SECONDS = 20
 _KEEP_ALIVE_SECONDS = 75
 _CONCURRENT = 5000
-_PAUSE_SECONDS = 1.0
 _log = structlog.get_logger(__name__)
 
 
@@ -76,19 +76,10 @@ async def run(settings: Settings) -> None:
     ready = {"record": lambda: f"waits for {waits_for[0]}" if waits_for else None}
     health = await serve_health(settings.metrics_port, live={}, ready=ready)
     async with health, web_parts(settings) as wired:
-        await _patiently(wired.check_schema)
+        await wait_for_record(wired.check_schema)
         waits_for.clear()
         parts = Parts(authorizer=wired.authorizer, runs=wired.runs, request_run=wired.request_run)
         await serve(make_server(parts, port=settings.http_port))
-
-
-async def _patiently(check: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        try:
-            return await check()
-        except Unavailable as error:
-            _log.warning("waits for the record", error=error.message)
-            await asyncio.sleep(_PAUSE_SECONDS)
 
 
 def main() -> None:
