@@ -107,6 +107,22 @@ async def test_a_failing_duty_goes_on_and_stops_no_other(error):
     assert bad.passes == good.passes == 21
 
 
+async def test_a_duty_ends_although_its_work_swallows_a_cancellation():
+    """A process told to stop stops, whatever a library made of the first cancellation."""
+    swallowed = asyncio.Event()
+
+    async def deaf():
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(100)
+        swallowed.set()
+        return {}
+
+    async with running(runner(duty(deaf))):
+        await asyncio.sleep(1)
+
+    assert swallowed.is_set()
+
+
 async def test_a_hanging_pass_is_given_up():
     """A pass that hangs does not hold its duty for ever."""
     began = 0

@@ -124,6 +124,8 @@ class DutyRunner:
 
 
 async def _end(task: asyncio.Task[None] | None) -> None:
-    if task is not None:
+    # Once may not be enough: `asyncio.wait_for` of Python 3.11, which the Redis client sends with, swallows a
+    # cancellation when what it waits for is done already.
+    while task is not None and not task.done():
         task.cancel()
-        await asyncio.wait({task})
+        await asyncio.wait({task}, timeout=_PAUSE_SECONDS)
