@@ -65,6 +65,10 @@ class Settings(BaseSettings):
         "[]",
         description="JSON list of NetworkPolicy egress rules that open those hosts to workers.",
     )
+    metrics_peers: str = Field(
+        "[]",
+        description="JSON list of NetworkPolicy peers that may scrape workers, besides our own namespace.",
+    )
     blocked_cidrs: str = Field(
         "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,100.64.0.0/10",
         description="Networks that workers' NetworkPolicies shut, comma-separated.",

@@ -33,7 +33,7 @@ from everesthood.adapters.kubernetes.cluster import path_of
 from everesthood.apis import names
 from everesthood.apis.v1alpha1.instance import AgentInstanceSpec
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec
-from everesthood.bootstrap.controller import site_of
+from everesthood.bootstrap.installation import site_of
 from everesthood.domain import workers
 from everesthood.domain.children import Child
 from everesthood.domain.observed import Key, Kind, Live

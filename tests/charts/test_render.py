@@ -117,6 +117,23 @@ def test_an_internal_service_is_opened_by_name_and_by_wall(rendered: dict[str, l
     assert peer["to"][0]["podSelector"]["matchLabels"] == {"app": "models"}
 
 
+def test_who_scrapes_our_processes_may_scrape_workers():
+    """`networkPolicy.metricsFrom` reaches workers too; a peer without a namespace means ours there as well."""
+    rendered = render(
+        'networkPolicy.metricsFrom=[{"podSelector":{"matchLabels":{"app":"prometheus"}}},'
+        '{"namespaceSelector":{}},{"ipBlock":{"cidr":"10.9.0.0/16"}}]'
+    )
+    (controller,) = [pod for name, pod in pods(rendered) if name.endswith("-controller")]
+    told = {v["name"]: v.get("value") for v in controller["containers"][0]["env"]}
+    own = {"matchLabels": {"kubernetes.io/metadata.name": "everesthood-system"}}
+
+    assert json.loads(told["EVERESTHOOD_METRICS_PEERS"]) == [
+        {"namespaceSelector": own, "podSelector": {"matchLabels": {"app": "prometheus"}}},
+        {"namespaceSelector": {}},
+        {"ipBlock": {"cidr": "10.9.0.0/16"}},
+    ]
+
+
 def test_the_types_can_stay_and_can_be_left_out():
     """Uninstalling keeps everyone's objects unless told otherwise, and the types can come from elsewhere."""
     kept = [o for o in render() if o["kind"] == "CustomResourceDefinition"]

@@ -228,6 +228,20 @@ def test_the_wall_lets_through_what_workers_need():
     assert [rule["ports"][0]["port"] for rule in made["ingress"]] == [9090]
 
 
+def test_whoever_the_platform_names_may_scrape_workers():
+    """Metrics are open to the installation's namespace and to the peers that it names, to nobody else."""
+    prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "observability"}}}
+    own = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "everesthood-system"}}}
+    site = replace(SITE, metrics_peers=(prometheus,))
+
+    closed = workers.network_policy(OWNER, "greeter", SITE).content["spec"]["ingress"]
+    opened = workers.network_policy(OWNER, "greeter", site).content["spec"]["ingress"]
+
+    assert [rule["from"] for rule in closed] == [[own]]
+    assert [rule["from"] for rule in opened] == [[own, prometheus]]
+    assert opened[0]["ports"] == [{"port": 9090, "protocol": "TCP"}]
+
+
 def test_a_site_may_ask_for_priority_and_simulated_nodes():
     """The installation's own wishes stand in every worker pod."""
     site = replace(SITE, priority_class="agents", tolerates_simulated_nodes=True)

@@ -71,3 +71,17 @@
 {{- end }}
 {{- toJson $rules }}
 {{- end }}
+
+{{/* Who may scrape, as peers that mean the same in a worker's namespace as in ours: root context */}}
+{{- define "everesthood.metricsPeers" -}}
+{{- $here := dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace) }}
+{{- $peers := list }}
+{{- range .Values.networkPolicy.metricsFrom }}
+{{- if or (hasKey . "ipBlock") (hasKey . "namespaceSelector") }}
+{{- $peers = append $peers . }}
+{{- else }}
+{{- $peers = append $peers (merge (dict "namespaceSelector" $here) .) }}
+{{- end }}
+{{- end }}
+{{- toJson $peers }}
+{{- end }}

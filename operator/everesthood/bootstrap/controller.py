@@ -1,7 +1,6 @@
 """Wires the controller."""
 
 import asyncio
-import json
 import logging
 import os
 import socket
@@ -26,9 +25,9 @@ from everesthood.adapters.postgres.migrate import check_schema
 from everesthood.adapters.postgres.pool import Database
 from everesthood.adapters.postgres.registry import PostgresRegistry
 from everesthood.bootstrap.connections import open_database
-from everesthood.domain.errors import EveresthoodError, Invalid, Unavailable
+from everesthood.bootstrap.installation import site_of
+from everesthood.domain.errors import EveresthoodError, Unavailable
 from everesthood.domain.observed import OURS, Key, Kind
-from everesthood.domain.workers import Site
 from everesthood.settings import Settings
 from everesthood.usecases.ports.registry import Registry
 from everesthood.usecases.publish import Publisher
@@ -167,36 +166,6 @@ def _reconcile(
         return await by_kind[key.kind](key)
 
     return reconcile
-
-
-def site_of(settings: Settings) -> Site:
-    """Return what workers of this installation share.
-
-    Raises:
-        Invalid: a setting cannot be used.
-    """
-    if not settings.worker_image:
-        raise Invalid("EVERESTHOOD_WORKER_IMAGE is empty: set it to the image that workers run.")
-    try:
-        peers = tuple(json.loads(settings.internal_peers))
-    except ValueError as error:
-        raise Invalid(
-            "EVERESTHOOD_INTERNAL_PEERS must be a JSON list of NetworkPolicy egress rules."
-        ) from error
-    return Site(
-        namespace=settings.namespace,
-        gateway_url=settings.gateway_url,
-        gateway_port=settings.http_port,
-        redis_port=settings.redis_port,
-        image=settings.worker_image,
-        pull_policy=settings.worker_image_pull_policy,
-        grace_seconds=settings.worker_grace_seconds,
-        rollout_seconds=settings.rollout_seconds,
-        priority_class=settings.worker_priority_class,
-        blocked_cidrs=tuple(filter(None, (c.strip() for c in settings.blocked_cidrs.split(",")))),
-        internal_peers=peers,
-        tolerates_simulated_nodes=settings.node_selector_fake,
-    )
 
 
 def _now() -> datetime:

@@ -44,6 +44,7 @@ class Site:
     priority_class: str = ""
     blocked_cidrs: tuple[str, ...] = ()
     internal_peers: tuple[Json, ...] = ()
+    metrics_peers: tuple[Json, ...] = ()
     tolerates_simulated_nodes: bool = False
 
 
@@ -87,14 +88,14 @@ def service_account(instance: Live, template: str) -> Child:
 
 
 def network_policy(instance: Live, template: str, site: Site) -> Child:
-    """Return the wall around the workers: DNS, gateway, broker and the world outside the cluster."""
+    """Return the wall around the workers: metrics in; out to DNS, gateway, broker and the world outside."""
     world = {"ipBlock": {"cidr": "0.0.0.0/0", "except": list(site.blocked_cidrs)}}
     if not site.blocked_cidrs:
         del world["ipBlock"]["except"]
     spec: Json = {
         "podSelector": {"matchLabels": selector(instance)},
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{"from": [_pods(site)], "ports": [_port(METRICS_PORT)]}],
+        "ingress": [{"from": [_pods(site), *site.metrics_peers], "ports": [_port(METRICS_PORT)]}],
         "egress": [
             {"ports": [_port(_DNS_PORT, "UDP"), _port(_DNS_PORT)]},
             {"to": [_pods(site, "gateway")], "ports": [_port(site.gateway_port)]},
