@@ -56,6 +56,10 @@ class Settings(BaseSettings):
         300, description="Time that workers of a new revision have to become available."
     )
     worker_priority_class: str = Field("", description="PriorityClass of workers.")
+    worker_scheduling: str = Field(
+        "{}",
+        description="JSON object with nodeSelector, tolerations and imagePullSecrets of worker pods.",
+    )
 
     internal_hosts: str = Field(
         "",

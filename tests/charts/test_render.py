@@ -9,6 +9,7 @@ from tests.generators import manifests
 from tests.support.helm import CHART, ROOT, HelmFailed, Object, helm, render
 from tests.support.pods import pods
 
+from everesthood.bootstrap.installation import site_of
 from everesthood.settings import Settings
 
 TEMPLATES = sorted(p for p in (CHART / "templates").rglob("*") if p.is_file() and p.parent.name != "crds")
@@ -132,6 +133,18 @@ def test_who_scrapes_our_processes_may_scrape_workers():
         {"namespaceSelector": {}},
         {"ipBlock": {"cidr": "10.9.0.0/16"}},
     ]
+
+
+def test_workers_are_placed_like_our_own_pods(rendered: dict[str, list[Object]]):
+    """Nodes, tolerations and pull Secrets in `global` reach workers, in a form that the controller takes."""
+    (controller,) = [pod for name, pod in pods(rendered["large"]) if name.endswith("-controller")]
+    told = {v["name"]: v.get("value") for v in controller["containers"][0]["env"]}
+    text = told["EVERESTHOOD_WORKER_SCHEDULING"]
+    placed = site_of(Settings(worker_image="everesthood:1", worker_scheduling=text)).scheduling
+
+    assert placed.node_selector == controller["nodeSelector"] == {"pool": "platform"}
+    assert list(placed.tolerations) == controller["tolerations"]
+    assert list(placed.image_pull_secrets) == controller["imagePullSecrets"]
 
 
 def test_the_types_can_stay_and_can_be_left_out():

@@ -251,6 +251,24 @@ def test_a_site_may_ask_for_priority_and_simulated_nodes():
     assert (pod["nodeSelector"], pod["tolerations"][0]["key"]) == ({"type": "fake"}, "fake")
 
 
+def test_workers_run_where_the_platform_says():
+    """Nodes, tolerations and pull Secrets of the installation stand in worker pods; without any, no field."""
+    tolerations = ({"key": "agents", "operator": "Exists"},)
+    chosen = workers.Scheduling(
+        node_selector={"pool": "agents"}, tolerations=tolerations, image_pull_secrets=({"name": "pull"},)
+    )
+    plain = deployment().content["spec"]["template"]["spec"]
+    placed = deployment(site=replace(SITE, scheduling=chosen)).content["spec"]["template"]["spec"]
+    added = {name: value for name, value in placed.items() if name not in plain}
+
+    assert added == {
+        "nodeSelector": {"pool": "agents"},
+        "tolerations": list(tolerations),
+        "imagePullSecrets": [{"name": "pull"}],
+    }
+    assert {name: value for name, value in placed.items() if name in plain} == plain
+
+
 def test_a_content_is_kept_under_its_digest():
     """The ControllerRevision's name and label say the digest; its data is the content."""
     made = revisions.snapshot(TEMPLATE, CONTENT)

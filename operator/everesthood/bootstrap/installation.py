@@ -2,9 +2,11 @@
 
 import json
 
+import msgspec
+
 from everesthood.domain.children import Json
 from everesthood.domain.errors import Invalid
-from everesthood.domain.workers import Site
+from everesthood.domain.workers import Scheduling, Site
 from everesthood.settings import Settings
 
 
@@ -31,6 +33,7 @@ def site_of(settings: Settings) -> Site:
             settings.internal_peers, "EVERESTHOOD_INTERNAL_PEERS", "NetworkPolicy egress rules"
         ),
         metrics_peers=_objects(settings.metrics_peers, "EVERESTHOOD_METRICS_PEERS", "NetworkPolicy peers"),
+        scheduling=_scheduling(settings.worker_scheduling),
         tolerates_simulated_nodes=settings.node_selector_fake,
     )
 
@@ -41,6 +44,40 @@ def _objects(text: str, name: str, what: str) -> tuple[Json, ...]:
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
         raise Invalid(f"{name} must be a JSON list of {what}.")
     return tuple(found)
+
+
+class _PullSecret(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+
+
+class _Toleration(msgspec.Struct, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
+    key: str = ""
+    operator: str = ""
+    value: str = ""
+    effect: str = ""
+    toleration_seconds: int | None = None
+
+
+class _PodScheduling(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    node_selector: dict[str, str] = {}
+    tolerations: list[_Toleration] = []
+    image_pull_secrets: list[_PullSecret] = []
+
+
+def _scheduling(text: str) -> Scheduling:
+    """Return where workers run, read from how a pod spells it."""
+    try:
+        found = msgspec.json.decode(text, type=_PodScheduling)
+    except msgspec.DecodeError as error:
+        raise Invalid(
+            "EVERESTHOOD_WORKER_SCHEDULING must be a JSON object with nodeSelector, tolerations and "
+            f"imagePullSecrets as a pod has them: {error}."
+        ) from error
+    return Scheduling(
+        node_selector=found.node_selector,
+        tolerations=tuple(msgspec.to_builtins(found.tolerations)),
+        image_pull_secrets=tuple(msgspec.to_builtins(found.image_pull_secrets)),
+    )
 
 
 def _json(text: str) -> object:

@@ -1,7 +1,7 @@
 """Builders of what an AgentInstance consists of: account, network policy, workers, disruption budget."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 from typing import Final
@@ -18,6 +18,7 @@ METRICS_PORT: Final = 9090
 _DNS_PORT: Final = 53
 _TOKEN_SECONDS: Final = 600
 _STOP_MARGIN_SECONDS: Final = 10
+_SIMULATED: Final = {"key": "fake", "operator": "Exists"}
 _RESERVED: Final = "EVERESTHOOD_"
 _BINARY: Final[dict[str, int | Fraction]] = {"Gi": 1024**3, "Mi": 1024**2, "Ki": 1024}
 _DECIMAL: Final[dict[str, int | Fraction]] = {
@@ -27,6 +28,15 @@ _DECIMAL: Final[dict[str, int | Fraction]] = {
     "": 1,
     "m": Fraction(1, 1000),
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduling:
+    """Where workers may run, and with which Secrets of their namespace their image is pulled."""
+
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Json, ...] = ()
+    image_pull_secrets: tuple[Json, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +55,7 @@ class Site:
     blocked_cidrs: tuple[str, ...] = ()
     internal_peers: tuple[Json, ...] = ()
     metrics_peers: tuple[Json, ...] = ()
+    scheduling: Scheduling = field(default_factory=Scheduling)
     tolerates_simulated_nodes: bool = False
 
 
@@ -177,12 +188,19 @@ def _pod(instance: Live, revision: str, template: AgentTemplateSpec, site: Site)
         "containers": [_container(revision, template, site)],
         "volumes": [_token_volume(), {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}}],
     }
-    if site.priority_class:
-        pod["priorityClassName"] = site.priority_class
-    if site.tolerates_simulated_nodes:
-        pod["nodeSelector"] = {"type": "fake"}
-        pod["tolerations"] = [{"key": "fake", "operator": "Exists"}]
-    return pod
+    return {**pod, **_placement(site)}
+
+
+def _placement(site: Site) -> Json:
+    """Return what the platform wishes of every worker pod; what it does not wish for is left out."""
+    chosen, simulated = site.scheduling, site.tolerates_simulated_nodes
+    fields: Json = {
+        "priorityClassName": site.priority_class,
+        "imagePullSecrets": list(chosen.image_pull_secrets),
+        "nodeSelector": {**chosen.node_selector, **({"type": "fake"} if simulated else {})},
+        "tolerations": [*chosen.tolerations, *([_SIMULATED] if simulated else [])],
+    }
+    return {name: value for name, value in fields.items() if value}
 
 
 def _container(revision: str, template: AgentTemplateSpec, site: Site) -> Json:

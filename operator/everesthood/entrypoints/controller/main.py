@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from everesthood.adapters.telemetry import configure_logging, serve_health
 from everesthood.bootstrap.controller import Controller, wire
+from everesthood.domain.errors import Invalid
 from everesthood.entrypoints.controller.watch import watch
 from everesthood.entrypoints.controller.work import hear, measure_lag, work
 from everesthood.settings import Settings
@@ -22,7 +23,11 @@ def main() -> None:
     """Run the controller until it is told to stop, or until it can no longer lead."""
     settings = Settings()
     configure_logging("controller", settings.log_level)
-    sys.exit(asyncio.run(run(settings)))
+    try:
+        sys.exit(asyncio.run(run(settings)))
+    except Invalid as error:
+        _LOG.error("cannot start: %s", error.message)
+        sys.exit(1)
 
 
 async def run(settings: Settings) -> int:
