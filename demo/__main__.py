@@ -34,9 +34,9 @@ def up() -> int:
     with phase("a Kubernetes"):
         cluster.start()
     with phase("images of this checkout, onto the node"):
-        bed.load_images(cluster)
+        images = bed.load_images(cluster)
     tools = bed.tools_of(cluster)
-    everesthood = Installation(tools=tools)
+    everesthood = Installation(tools=tools, images=images)
     with phase("the chart, until every process is ready"):
         everesthood.install()
         everesthood.label_namespace()

@@ -16,8 +16,12 @@ BedFailed = TestBedError
 EXPENSES_IMAGE: Final = "everesthood.test/expense-check:dev"
 
 
-def load_images(cluster: Provider) -> None:
-    """Give the node our image, the stores' and that of the sample with code of its own, built where stale."""
+def load_images(cluster: Provider) -> dict[str, str]:
+    """Give the node our image, the stores' and that of the sample with code of its own, built where stale.
+
+    Return by which names manifests have to call the images of this checkout, so that pods are replaced
+    when an image has changed, and only then.
+    """
     for image in (OPERATOR_IMAGE, POSTGRES_IMAGE, VALKEY_IMAGE):
         cluster.load_image(image)
     folder = SAMPLES / "expense-check"
@@ -27,6 +31,7 @@ def load_images(cluster: Provider) -> None:
     elif isinstance(cluster, EmbeddedCluster):
         images.build_author_image(folder, EXPENSES_IMAGE)
     cluster.load_image(EXPENSES_IMAGE)
+    return {name: cluster.name_by_content(name) for name in (OPERATOR_IMAGE, EXPENSES_IMAGE)}
 
 
 def tools_of(cluster: Provider) -> Tools:

@@ -1,8 +1,8 @@
 """Installs the chart and the samples as a person would; the end-to-end tests do it the same way."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ CHART = ROOT / "charts/everesthood"
 SAMPLES = ROOT / "manifests/samples"
 NAMESPACE = "everesthood-system"
 ORGANIZATION = "acme"
+IMAGE = "everesthood.test/everesthood:dev"
 AGENTS = ("expense-check", "release-digest", "support-triage")
 READY_SECONDS = 180
 
@@ -25,11 +26,13 @@ class Installation:
     values: Sequence[Path] = (ROOT / "demo/values.yaml", SAMPLES / "values.yaml")
     flags: Sequence[str] = ()
     """Further flags for helm."""
+    images: Mapping[str, str] = field(default_factory=dict)
+    """Names of images in values and samples, and those to use in their place."""
 
     def install(self, *settings: str) -> None:
         """Install the chart, or upgrade it, and wait until every process is ready."""
         files = [part for path in self.values for part in ("--values", str(path))]
-        extra = [part for setting in settings for part in ("--set-json", setting)]
+        extra = [part for setting in (*self._own_image(), *settings) for part in ("--set-json", setting)]
         self.tools.helm(
             *("upgrade", "--install", "everesthood", str(CHART), "--namespace", NAMESPACE),
             *("--create-namespace", "--wait", "--wait-for-jobs", "--timeout", "5m"),
@@ -46,7 +49,19 @@ class Installation:
         self.apply(SAMPLES / "organization.yaml")
         self.tools.kubectl("apply", "--server-side", "-k", str(SAMPLES / "standin"))
         for agent in agents or AGENTS:
-            self.apply(SAMPLES / agent)
+            self.apply_agent(SAMPLES / agent)
+
+    def apply_agent(self, folder: Path) -> None:
+        """Apply a sample, with the images of this installation."""
+        text = "\n---\n".join(file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.yaml")))
+        for name, exact in self.images.items():
+            text = text.replace(f"image: {name}\n", f"image: {exact}\n")
+        self.tools.kubectl("apply", "--server-side", "-f", "-", stdin=text)
+
+    def _own_image(self) -> list[str]:
+        """Return the chart's setting for our image; another tag has the schema brought up to date as well."""
+        exact = self.images.get(IMAGE)
+        return [f"image.tag={json.dumps(exact.rpartition(':')[2])}"] if exact else []
 
     def apply(self, path: Path) -> str:
         """Apply a file, or all files of a folder, by server-side apply."""

@@ -46,6 +46,22 @@ def load(layout: Layout, image: Image) -> bool:
     return True
 
 
+def name_by_content(layout: Layout, image: Image) -> str:
+    """Give an image of the node a second name that no other content can have, and return it.
+
+    Such names of earlier builds go, except where a container still uses them.
+    """
+    exact = f"{image.name}-{image.digest.removeprefix('sha256:')[:12]}"
+    known = digests(layout)
+    in_use = {row.split()[1] for row in ctr(layout, "containers", "ls").splitlines()[1:]}
+    stale = [name for name in known if name.startswith(f"{image.name}-") and name not in {exact, *in_use}]
+    if stale:
+        ctr(layout, "images", "rm", *stale)
+    if exact not in known:
+        ctr(layout, "images", "tag", image.name, exact)
+    return exact
+
+
 def load_archive(layout: Layout, archive: Path) -> None:
     """Give the node every image of an archive as `docker save` or `podman save` write it."""
     ctr(layout, "images", "import", archive)

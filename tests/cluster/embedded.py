@@ -69,6 +69,9 @@ class EmbeddedCluster:
         elif containers.load(self.layout, images.ensure(image)):
             say(f"  the node has a new {image}")
 
+    def name_by_content(self, image: str) -> str:
+        return containers.name_by_content(self.layout, images.ensure(image))
+
     def kubectl(self, *args: str, stdin: str | None = None) -> str:
         self.require_running()
         program, env = self.tool("kubectl")

@@ -69,6 +69,13 @@ class KindCluster:
             _provide(image)
             run("kind", "load", "docker-image", image, "--name", NAME)
 
+    def name_by_content(self, image: str) -> str:
+        digest = run("docker", "image", "inspect", "--format", "{{.Id}}", image).strip()
+        exact = f"{image}-{digest.removeprefix('sha256:')[:12]}"
+        run("docker", "tag", image, exact)
+        run("kind", "load", "docker-image", exact, "--name", NAME)
+        return exact
+
     def kubectl(self, *args: str, stdin: str | None = None) -> str:
         program, env = self.tool("kubectl")
         return run(program, *args, stdin=stdin, env=env)

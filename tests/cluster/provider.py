@@ -35,6 +35,10 @@ class Provider(Protocol):
         """Give the node an image by name, built if it is one of ours, or from an archive."""
         ...
 
+    def name_by_content(self, image: str) -> str:
+        """Return another name of a loaded image of ours, which changes when its content does."""
+        ...
+
     def kubectl(self, *args: str, stdin: str | None = None) -> str:
         """Run kubectl as administrator and return what it prints."""
         ...
