@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.cluster import containers, network, processes
 from tests.cluster.commands import attempt
-from tests.cluster.settings import Layout, TestBedError
+from tests.cluster.settings import STATES, Layout, TestBedError
 
 # Folders that components make at fixed places, whatever they are told.
 FIXED = (
@@ -45,9 +45,16 @@ def remember_machine(layout: Layout) -> None:
 
 def remove(layout: Layout) -> None:
     """Stop what runs and remove what is left; every step copes with what is missing."""
-    if not layout.state.exists():
+    if layout.state.exists():
+        _remove_all(layout)
+    else:
         network.remove(layout)
-        return
+    # Not there, or the home of another cluster still.
+    with suppress(OSError):
+        STATES.rmdir()
+
+
+def _remove_all(layout: Layout) -> None:
     # Nothing here is worth a farewell, and the kubelet would take its time over it.
     processes.stop(layout, "kubelet", patience=0)
     _end_containers(layout)

@@ -14,6 +14,9 @@ PAUSE_IMAGE = f"{REGISTRY}/pause:dev"
 POSTGRES_IMAGE = f"{REGISTRY}/postgres:17"
 VALKEY_IMAGE = f"{REGISTRY}/valkey:8"
 
+STATES = Path("/var/lib/everesthood")
+"""Where clusters keep their state unless told otherwise; made by the first, and gone with the last."""
+
 NODE = "node1"
 POD_CIDR = "10.244.0.0/22"
 SERVICE_CIDR = "10.96.0.0/16"
@@ -39,7 +42,7 @@ def keep_cluster() -> bool:
 
 
 def _state() -> Path:
-    return Path(os.environ.get("EVERESTHOOD_STATE", "/var/lib/everesthood/cluster"))
+    return Path(os.environ.get("EVERESTHOOD_STATE", STATES / "cluster"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from demo.bed import EXPENSES_IMAGE
 from demo.installation import IMAGE, Installation
 from demo.tools import Tools
-from tests.cluster import containers
+from tests.cluster import containers, leftovers
 from tests.cluster.imagestore import Image
 from tests.cluster.settings import OPERATOR_IMAGE, Layout
 
@@ -88,3 +89,20 @@ def test_an_image_is_named_by_its_content(monkeypatch):
     node.in_use = [exact[1]]
     assert containers.name_by_content(layout, node.build(SECOND)) == exact[1]
     assert set(node.images) == {OPERATOR_IMAGE, exact[1]}
+
+
+@pytest.mark.parametrize("neighbour", [False, True])
+def test_the_last_cluster_takes_the_folder_of_states_with_it(tmp_path, monkeypatch, neighbour):
+    """After `make demo-down` no empty folder stays behind, and a neighbour's state stays untouched."""
+    states = tmp_path / "everesthood"
+    (states / "cluster").mkdir(parents=True)
+    if neighbour:
+        (states / "second").mkdir()
+    monkeypatch.setattr(leftovers, "STATES", states)
+    monkeypatch.setattr(leftovers.network, "remove", lambda _: None)
+    layout = Layout(state=states / "cluster", link="nothing0")
+
+    leftovers.remove(layout)
+
+    assert not layout.state.exists()
+    assert states.exists() is neighbour
