@@ -17,6 +17,15 @@ def test_the_picture_shows_the_rooms_of_the_import_contract():
     assert re.findall(r"^([a-z]+)\s{2,}\S", picture, re.MULTILINE) == layers
 
 
+def test_what_authors_import_brings_no_installation_along():
+    """The SDK and its rehearsal are held by a contract to what runs without any server."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    rooms = {f"everesthood.{room}" for room in ("usecases", "adapters", "bootstrap", "entrypoints")}
+    held = {m for c in contracts if rooms <= set(c.get("forbidden_modules", [])) for m in c["source_modules"]}
+
+    assert held == {"everesthood.sdk", "everesthood.testing"}
+
+
 def test_the_folder_named_operator_is_not_a_package():
     """`import operator` finds the standard library, from the repository's root too."""
     assert not (ROOT / "operator/__init__.py").exists()
