@@ -26,6 +26,19 @@ def test_what_authors_import_brings_no_installation_along():
     assert held == {"everesthood.sdk", "everesthood.testing"}
 
 
+def test_every_action_is_pinned_by_its_commit():
+    """No tag that somebody moves can bring other code into a build, and a comment says which version it is."""
+    used = [
+        line.strip()
+        for file in (ROOT / ".github/workflows").glob("*.yaml")
+        for line in file.read_text().splitlines()
+        if "uses:" in line
+    ]
+
+    assert used
+    assert [line for line in used if not re.fullmatch(r"(- )?uses: \S+@[0-9a-f]{40} # v[\d.]+", line)] == []
+
+
 def test_the_folder_named_operator_is_not_a_package():
     """`import operator` finds the standard library, from the repository's root too."""
     assert not (ROOT / "operator/__init__.py").exists()
