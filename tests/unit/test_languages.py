@@ -1,13 +1,18 @@
 """CEL, templates and JSON Schema: what authors can say, and what they cannot do to a process."""
 
 import contextlib
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everesthood.adapters.languages import Languages, cel, sandbox, schemas
+from everesthood.apis.v1alpha1.template import Resources
 from everesthood.domain.errors import ExpressionFailed
+from everesthood.domain.workers import quantity
 
 LANGUAGES = Languages()
 VARIABLES = {
@@ -100,6 +105,35 @@ def test_a_greedy_expression_cannot_fill_the_memory(monkeypatch):
 
     with pytest.raises(ExpressionFailed, match="too much memory"):
         LANGUAGES.evaluate(greedy, text)
+
+
+def test_a_greedy_expression_leaves_its_pod_room(monkeypatch):
+    """The most that an expression may take fits beside a worker in the default pod, and does for half a MiB of rows."""
+    pod = int(quantity(Resources().memory).removesuffix("Mi")) * 1024**2
+    rows = {"input": {"rows": [{"a": number} for number in range(50_000)]}}
+    monkeypatch.setattr(cel, "_CHEAP_BYTES", 0)
+
+    assert sandbox._MEMORY_BYTES <= pod / 2
+    assert LANGUAGES.evaluate("input.rows.exists(row, row.a == 49999)", rows) is True
+
+
+def test_dear_expressions_take_turns(monkeypatch):
+    """However many runs evaluate something dear at once, their pod holds one child at a time."""
+    at_once, most = 0, 0
+
+    def run(*_, **__):
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.02)
+        at_once -= 1
+        return subprocess.CompletedProcess([], 0, b"[1, null]", b"")
+
+    monkeypatch.setattr(sandbox.subprocess, "run", run)
+    with ThreadPoolExecutor(4) as threads:
+        values = list(threads.map(lambda _: sandbox.run_apart("1", b"{}"), range(4)))
+
+    assert (values, most) == ([1, 1, 1, 1], 1)
 
 
 def test_a_huge_value_is_not_carried_home(monkeypatch):

@@ -12,6 +12,7 @@ import math
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,9 @@ MAX_ANSWER: Final = 4_194_304
 MAX_DEPTH: Final = 128
 MAX_PARTS: Final = 10_000
 _DEADLINE_SECONDS: Final = 5
-_MEMORY_BYTES: Final = 402_653_184
+_MEMORY_BYTES: Final = 134_217_728
+"""Beside a worker in a pod of 256 MiB. The child takes 21; for 1 MiB of rows 35, of tiny ones 150."""
+_ALONE: Final = threading.Lock()
 
 
 class ExpressionError(Exception):
@@ -155,13 +158,14 @@ def _key(key: object) -> str:
 
 
 def run_apart(expression: str, variables: bytes) -> object:
-    """Evaluate in a process of its own, bounded in time and memory."""
+    """Evaluate in a process of its own, bounded in time and memory, one at a time: they share the pod's."""
     job = json.dumps([extension_path(), expression]).encode() + b"\n" + variables
     command = [sys.executable, "-I", "-S", str(Path(__file__))]
     try:
-        done = subprocess.run(  # noqa: S603 - our own file, no shell
-            command, input=job, capture_output=True, timeout=_DEADLINE_SECONDS, check=False
-        )
+        with _ALONE:
+            done = subprocess.run(  # noqa: S603 - our own file, no shell
+                command, input=job, capture_output=True, timeout=_DEADLINE_SECONDS, check=False
+            )
     except subprocess.TimeoutExpired:
         raise ExpressionError(f"it took longer than {_DEADLINE_SECONDS} seconds") from None
     if done.returncode != 0:
