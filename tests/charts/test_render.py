@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from tests.support.helm import CHART, ROOT, HelmFailed, Object, helm, render
 from tests.support.pods import pods
 
 from everesthood.bootstrap.installation import site_of
-from everesthood.settings import Settings
+from everesthood.settings import Settings, variable_of
 
 TEMPLATES = sorted(p for p in (CHART / "templates").rglob("*") if p.is_file() and p.parent.name != "crds")
 
@@ -58,7 +59,7 @@ def test_what_is_missing_is_said_in_a_sentence(settings: tuple[str, ...], senten
 
 def test_every_setting_that_the_chart_passes_exists(objects: list[Object]):
     """No process is told something that it does not know."""
-    known = {f"EVERESTHOOD_{name.upper()}" for name in Settings.model_fields}
+    known = {variable_of(setting.name) for setting in fields(Settings)}
     told = {
         variable["name"]
         for _, pod in pods(objects)

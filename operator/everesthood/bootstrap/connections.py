@@ -10,13 +10,13 @@ from everesthood.settings import Settings
 
 def open_database(settings: Settings, process: str) -> Database:
     """Return the pool to the record; nothing connects yet."""
-    if not (settings.database_url_file or settings.database_url.get_secret_value()):
+    if not (settings.database_url_file or settings.database_url):
         raise Invalid("Set EVERESTHOOD_DATABASE_URL_FILE or EVERESTHOOD_DATABASE_URL: where is PostgreSQL?")
 
     def dsn() -> str:
         if settings.database_url_file:
             return Path(settings.database_url_file).read_text(encoding="utf-8").strip()
-        return settings.database_url.get_secret_value()
+        return settings.database_url
 
     return Database(dsn, size=settings.database_pool_size, application=f"everesthood-{process}")
 

@@ -14,7 +14,7 @@ _PAUSE_SECONDS = 2.0
 def migrate(check: bool = False) -> None:
     """Apply missing migrations, or with --check only say whether any is missing."""
     try:
-        applied = asyncio.run(_run(Settings(), check=check))
+        applied = asyncio.run(_run(Settings.read(), check=check))
     except EveresthoodError as error:
         sys.exit(error.message)
     for name in applied:

@@ -21,7 +21,7 @@ _STOP_SECONDS: Final = 10.0
 
 def main() -> None:
     """Run the controller until it is told to stop, or until it can no longer lead."""
-    settings = Settings()
+    settings = Settings.read()
     configure_logging("controller", settings.log_level)
     try:
         sys.exit(asyncio.run(run(settings)))

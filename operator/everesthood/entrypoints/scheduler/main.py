@@ -67,7 +67,7 @@ async def run(settings: Settings) -> None:
 
 def main() -> None:
     """Start, or end with one sentence that says why not."""
-    settings = Settings()
+    settings = Settings.read()
     configure_logging("scheduler", settings.log_level)
     try:
         asyncio.run(run(settings))

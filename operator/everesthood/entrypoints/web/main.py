@@ -84,7 +84,7 @@ async def run(settings: Settings) -> None:
 
 def main() -> None:
     """Start, or end with one sentence that says why not."""
-    settings = Settings()
+    settings = Settings.read()
     configure_logging("web", settings.log_level)
     try:
         uvloop.run(run(settings))
