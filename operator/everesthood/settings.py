@@ -41,6 +41,7 @@ class Settings:
     bell_key_file: str = _told("", "File with the key that workers' broker passwords are derived from.")
     fingerprint_key_file: str = _told("", "File with the key of credential fingerprints.")
 
+    http_host: str = _told("", "Address that web or gateway listens on; empty means all.")
     http_port: int = _told(8080, "Port of web or gateway.")
     metrics_port: int = _told(9090, "Port of /metrics, /healthz and /readyz.")
     admission_port: int = _told(8443, "Port of the admission webhook.")
@@ -81,6 +82,9 @@ class Settings:
     reconcile_workers: int = _told(16, "Objects that the controller handles at once.")
     resync_seconds: int = _told(600, "Period of the controller's full comparison.")
     kubeconfig: str = _told("", "kubeconfig file; empty means the pod's own account.")
+    local_world: str = _told(
+        "", "File that stands in for Kubernetes under `everesthood dev`; needs http_host 127.0.0.1."
+    )
     node_selector_fake: bool = _told(False, "Tolerate the taint of simulated nodes; for scale tests.")
 
     @classmethod

@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from everesthood.adapters.kubernetes.client import connect as connect_kubernetes
-from everesthood.adapters.kubernetes.identity import KubernetesIdentities
-from everesthood.adapters.kubernetes.pods import KubernetesPodOwners
-from everesthood.adapters.kubernetes.secret_values import KubernetesSecrets
 from everesthood.adapters.postgres import Database, PostgresGateway, PostgresWork, check_schema
 from everesthood.adapters.redis import RedisBell
 from everesthood.adapters.redis import connect as connect_redis
 from everesthood.bootstrap.connections import open_database, redis_address
+from everesthood.bootstrap.surroundings import surroundings
 from everesthood.domain.errors import Invalid
 from everesthood.settings import Settings
 from everesthood.usecases.lease_queue import Broker
@@ -22,7 +19,6 @@ from everesthood.usecases.ports.bell import Bell
 from everesthood.usecases.ports.identity import Secrets
 from everesthood.usecases.seat_worker import SeatWorker
 
-_KUBERNETES_SECONDS = 5.0
 _SHORTEST_KEY = 32
 
 
@@ -62,23 +58,21 @@ async def gateway_parts(settings: Settings) -> AsyncIterator[GatewayParts]:
         stack.push_async_callback(work.close)
         bell = RedisBell(connect_redis(redis_address(settings), process="gateway"))
         stack.push_async_callback(bell.aclose)
-        kubernetes = await connect_kubernetes(settings.kubeconfig, timeout_seconds=_KUBERNETES_SECONDS)
-        await stack.enter_async_context(kubernetes)
+        around = await stack.enter_async_context(surroundings(settings))
         store = PostgresGateway(database)
-        secrets = KubernetesSecrets(kubernetes)
         yield GatewayParts(
             database=database,
             work=work,
             store=store,
             bell=bell,
-            secrets=secrets,
+            secrets=around.secrets,
             broker=broker,
             seat=SeatWorker(
-                identities=KubernetesIdentities(kubernetes),
-                owners=KubernetesPodOwners(kubernetes),
+                identities=around.identities,
+                owners=around.owners,
                 store=store,
             ),
-            observe=_observer(store, secrets, fingerprint_key),
+            observe=_observer(store, around.secrets, fingerprint_key),
         )
 
 

@@ -7,18 +7,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from everesthood.adapters.kubernetes.client import connect as connect_kubernetes
-from everesthood.adapters.kubernetes.identity import KubernetesIdentities
 from everesthood.adapters.languages import Languages
 from everesthood.adapters.postgres import Database, Listener, PostgresRuns, check_schema
 from everesthood.adapters.redis import RedisBell
 from everesthood.adapters.redis import connect as connect_redis
 from everesthood.bootstrap.connections import open_database, redis_address
+from everesthood.bootstrap.surroundings import surroundings
 from everesthood.settings import Settings
 from everesthood.usecases.authorize import Authorizer
 from everesthood.usecases.request_run import RequestRun
-
-_KUBERNETES_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +44,10 @@ async def web_parts(settings: Settings) -> AsyncIterator[WebParts]:
         stack.push_async_callback(runs.close)
         bell = RedisBell(connect_redis(redis_address(settings), process="web"))
         stack.push_async_callback(bell.aclose)
-        kubernetes = await connect_kubernetes(settings.kubeconfig, timeout_seconds=_KUBERNETES_SECONDS)
-        await stack.enter_async_context(kubernetes)
+        around = await stack.enter_async_context(surroundings(settings))
         yield WebParts(
             database=database,
-            authorizer=Authorizer(KubernetesIdentities(kubernetes), time.monotonic),
+            authorizer=Authorizer(around.identities, time.monotonic),
             runs=runs,
             request_run=RequestRun(
                 runs=runs, bell=bell, schemas=Languages(), now=lambda: datetime.now(UTC), random=os.urandom

@@ -19,7 +19,7 @@ from everesthood.entrypoints.cli.runs import logs, run, runs
 from everesthood.entrypoints.cli.status import status
 
 PROGRAM: Final = "everesthood"
-_SLOW: Final = {"migrate", "validate"}
+_SLOW: Final = {"dev", "migrate", "validate"}
 _QUICK: Final = {"run", "runs", "logs", "status", "explain", "version", "completion", *PROCESSES} - _SLOW
 _PROCESS_HELP: Final = {
     "controller": "Reconcile the kinds of Everesthood (a process of the installation).",

@@ -9,18 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from everesthood.adapters.languages import Languages
-from everesthood.adapters.manifests import MAX_BYTES, Document, Unreadable, documents
+from everesthood.adapters.manifests import MAX_BYTES, Document, Unreadable, in_files, in_text
 from everesthood.domain import manifests
 from everesthood.domain.manifests import Manifest, Verdict
 
-_SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
-PROBLEMS: Final = 1
-UNREADABLE: Final = 2
+PROBLEMS = 1
+UNREADABLE = 2
 
 
 class Format(StrEnum):
@@ -144,47 +143,20 @@ def _findings(item: _Read, verdict: Verdict) -> Iterator[Finding]:
 
 
 def _read(files: list[str], report: Report, languages: Languages) -> Iterator[_Read]:
-    for file in files:
-        for name, text in _texts(file, report):
-            yield from _read_text(name, text, report, languages)
-
-
-def _read_text(name: str, text: str, report: Report, languages: Languages) -> Iterator[_Read]:
-    try:
-        found = [member for document in documents(text) for member in document.members()]
-    except Unreadable as error:
-        report.unreadable.append(Finding(file=name, line=error.line, path="", message=error.message))
-        return
-    for document in found:
-        if manifests.is_ours(document.value):
+    for file, document in _found(files):
+        if isinstance(document, Unreadable):
+            finding = Finding(file=file, line=document.line, path="", message=document.message)
+            report.unreadable.append(finding)
+        elif manifests.is_ours(document.value):
             manifest = manifests.read(document.value, languages)
-            yield _Read(file=name, document=document, manifest=manifest)
+            yield _Read(file=file, document=document, manifest=manifest)
         else:
             report.ignored += 1
 
 
-def _texts(file: str, report: Report) -> Iterator[tuple[str, str]]:
-    if file == "-":
-        yield "<stdin>", _decoded(sys.stdin.buffer.read(MAX_BYTES + 1))
-        return
-    for path in _expanded(Path(file)):
-        try:
-            with path.open("rb") as stream:
-                yield str(path), _decoded(stream.read(MAX_BYTES + 1))
-        except OSError as error:
-            why = f"cannot be read: {error.strerror or error}"
-            report.unreadable.append(Finding(file=str(path), line=1, path="", message=why))
-
-
-def _decoded(data: bytes) -> str:
-    return data.decode("utf-8-sig", errors="replace")
-
-
-def _expanded(path: Path) -> Iterator[Path]:
-    """Yield the file, or the manifests in a folder and below it."""
-    if not path.is_dir():
-        yield path
-        return
-    for below in sorted(path.rglob("*")):
-        if below.suffix in _SUFFIXES and below.is_file():
-            yield below
+def _found(files: list[str]) -> Iterator[tuple[str, Document | Unreadable]]:
+    for file in files:
+        if file == "-":
+            yield from in_text("<stdin>", sys.stdin.buffer.read(MAX_BYTES + 1))
+        else:
+            yield from in_files([Path(file)])

@@ -90,7 +90,8 @@ async def run(settings: Settings) -> None:
         waits_for.clear()
         observing = asyncio.create_task(keep_observing(parts.observe), name="observe-credentials")
         try:
-            await serve(build_app(parts, settings.internal_host_set), port=settings.http_port)
+            app = build_app(parts, settings.internal_host_set)
+            await serve(app, port=settings.http_port, host=settings.http_host)
         finally:
             observing.cancel()
             await asyncio.wait([observing])

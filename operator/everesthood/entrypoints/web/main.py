@@ -79,7 +79,7 @@ async def run(settings: Settings) -> None:
         await wait_for_record(wired.check_schema)
         waits_for.clear()
         parts = Parts(authorizer=wired.authorizer, runs=wired.runs, request_run=wired.request_run)
-        await serve(make_server(parts, port=settings.http_port))
+        await serve(make_server(parts, port=settings.http_port, host=settings.http_host))
 
 
 def main() -> None:

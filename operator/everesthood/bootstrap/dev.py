@@ -1,0 +1,156 @@
+"""Wires one machine: servers, the record, and what each process of it is told."""
+
+import fcntl
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from everesthood.adapters.local import Person, Seat, Servers, World, running_servers, write_world
+from everesthood.adapters.local.servers import free_port, stop_process
+from everesthood.adapters.postgres import Database, Listener, PostgresRegistry, PostgresRuns, migrate
+from everesthood.domain.errors import Invalid
+from everesthood.usecases.ports.registry import PublishedInstance
+
+__all__ = ["Site", "free_port", "local_site", "stop_process"]
+
+PERSON = "you"
+_HOST = "127.0.0.1"
+
+
+@dataclass(slots=True, kw_only=True)
+class Site:
+    """A running record, and the ways to run processes on it."""
+
+    folder: Path
+    port: int
+    internal_hosts: frozenset[str]
+    token: str
+    """What people call the API with."""
+    gateway_port: int
+    servers: Servers
+    registry: PostgresRegistry
+    runs: PostgresRuns
+
+    def process(self, *, metrics_port: int) -> dict[str, str]:
+        """Return the environment of web, gateway or scheduler, but for their HTTP port."""
+        settings = {
+            "DATABASE_URL": self.servers.database_url,
+            "REDIS_PORT": str(self.servers.redis_port),
+            "REDIS_PASSWORD_FILE": str(self.servers.redis_password_file),
+            "REDIS_BELL_PASSWORD_FILE": str(self.folder / "bell-password"),
+            "BELL_KEY_FILE": str(self.folder / "bell-key"),
+            "FINGERPRINT_KEY_FILE": str(self.folder / "fingerprint-key"),
+            "LOCAL_WORLD": str(self.folder / "world.json"),
+            "HTTP_HOST": _HOST,
+            "INTERNAL_HOSTS": ",".join(sorted(self.internal_hosts)),
+            "METRICS_PORT": str(metrics_port),
+        }
+        return _environment(settings)
+
+    def worker(
+        self,
+        seat: Seat,
+        *,
+        name: str,
+        metrics_port: int,
+        folders: Sequence[Path],
+        variables: Mapping[str, str],
+    ) -> dict[str, str]:
+        """Return the environment of a worker: no database, no broker, the author's code importable."""
+        token = self.folder / "tokens" / f"{seat.instance_uid}-{seat.revision}"
+        _write(token, seat.token)
+        settings = {
+            "GATEWAY_URL": f"http://{_HOST}:{self.gateway_port}",
+            "GATEWAY_TOKEN_FILE": str(token),
+            "REVISION": seat.revision,
+            "IDENTITY": name,
+            "METRICS_PORT": str(metrics_port),
+            "WORKER_GRACE_SECONDS": "5",
+        }
+        path = [*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {**_environment(settings), **variables, "PYTHONPATH": os.pathsep.join(path)}
+
+    def seat(self, instance: PublishedInstance) -> Seat:
+        """Return a seat for a worker of the instance's current revision."""
+        return Seat(
+            token=secrets.token_urlsafe(32),
+            namespace=instance.namespace,
+            account=instance.service_account,
+            instance_uid=instance.uid,
+            revision=instance.current_revision or "",
+        )
+
+    def tell(self, seats: Sequence[Seat], values: Mapping[str, Mapping[str, str]]) -> None:
+        """Tell web and gateway who the workers are and which Secrets there are."""
+        known = {name: dict(keys) for name, keys in values.items()}
+        people = (Person(token=self.token, name=PERSON),)
+        write_world(self.folder / "world.json", World(people=people, seats=tuple(seats), secrets=known))
+
+
+@asynccontextmanager
+async def local_site(folder: Path, *, port: int, internal_hosts: frozenset[str]) -> AsyncIterator[Site]:
+    """Run the servers and bring the record to this version's schema; forget all secrets at the end."""
+    _prepare(folder)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_alone(folder))
+        stack.callback((folder / "world.json").unlink, missing_ok=True)
+        password = secrets.token_urlsafe(24)
+        servers = await stack.enter_async_context(running_servers(folder, redis_password=password))
+        database = Database(lambda: servers.database_url, size=4, application="everesthood-dev")
+        stack.push_async_callback(database.close)
+        await migrate(database)
+        listener = Listener(database)
+        stack.push_async_callback(listener.close)
+        registry = PostgresRegistry(database, listener)
+        stack.push_async_callback(registry.close)
+        runs = PostgresRuns(database, listener)
+        stack.push_async_callback(runs.close)
+        yield Site(
+            folder=folder,
+            port=port,
+            internal_hosts=internal_hosts,
+            token=(folder / "token").read_text(encoding="utf-8"),
+            gateway_port=free_port(),
+            servers=servers,
+            registry=registry,
+            runs=runs,
+        )
+
+
+def _prepare(folder: Path) -> None:
+    folder.parent.mkdir(mode=0o711, exist_ok=True)
+    folder.mkdir(mode=0o711, exist_ok=True)
+    for owned in (folder.parent, folder):
+        # The name can be guessed, so somebody else may have been there before.
+        if owned.is_symlink() or owned.stat().st_uid not in (os.geteuid(), 0):
+            raise Invalid(f"{owned} is somebody else's; name another folder with --state.")
+    (folder / "tokens").mkdir(mode=0o700, exist_ok=True)
+    for name in ("bell-key", "bell-password", "fingerprint-key", "token"):
+        if not (folder / name).exists():
+            _write(folder / name, secrets.token_urlsafe(32))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            said = (
+                "`everesthood dev` runs for these files already; end it, or name another folder with --state."
+            )
+            raise Invalid(said) from None
+        yield
+
+
+def _write(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
+
+
+def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("EVERESTHOOD_")}
+    return own | {f"EVERESTHOOD_{name}": value for name, value in settings.items()}
