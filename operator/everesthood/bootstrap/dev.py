@@ -30,6 +30,8 @@ class Site:
     token: str
     """What people call the API with."""
     gateway_port: int
+    inherited: Mapping[str, str]
+    """The environment that this process was given."""
     servers: Servers
     registry: PostgresRegistry
     runs: PostgresRuns
@@ -48,7 +50,7 @@ class Site:
             "INTERNAL_HOSTS": ",".join(sorted(self.internal_hosts)),
             "METRICS_PORT": str(metrics_port),
         }
-        return _environment(settings)
+        return self._environment(settings)
 
     def worker(
         self,
@@ -70,8 +72,13 @@ class Site:
             "METRICS_PORT": str(metrics_port),
             "WORKER_GRACE_SECONDS": "5",
         }
-        path = [*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])]
-        return {**_environment(settings), **variables, "PYTHONPATH": os.pathsep.join(path)}
+        path = [*map(str, folders), *filter(None, [self.inherited.get("PYTHONPATH")])]
+        return {**self._environment(settings), **variables, "PYTHONPATH": os.pathsep.join(path)}
+
+    def _environment(self, settings: Mapping[str, str]) -> dict[str, str]:
+        # What is set for this command must not reach the processes: only what it tells them counts.
+        own = {name: value for name, value in self.inherited.items() if not name.startswith("EVERESTHOOD_")}
+        return own | {f"EVERESTHOOD_{name}": value for name, value in settings.items()}
 
     def seat(self, instance: PublishedInstance) -> Seat:
         """Return a seat for a worker of the instance's current revision."""
@@ -91,7 +98,9 @@ class Site:
 
 
 @asynccontextmanager
-async def local_site(folder: Path, *, port: int, internal_hosts: frozenset[str]) -> AsyncIterator[Site]:
+async def local_site(
+    folder: Path, *, port: int, internal_hosts: frozenset[str], inherited: Mapping[str, str]
+) -> AsyncIterator[Site]:
     """Run the servers and bring the record to this version's schema; forget all secrets at the end."""
     _prepare(folder)
     async with AsyncExitStack() as stack:
@@ -112,6 +121,7 @@ async def local_site(folder: Path, *, port: int, internal_hosts: frozenset[str])
             folder=folder,
             port=port,
             internal_hosts=internal_hosts,
+            inherited=inherited,
             token=(folder / "token").read_text(encoding="utf-8"),
             gateway_port=free_port(),
             servers=servers,
@@ -149,8 +159,3 @@ def _alone(folder: Path) -> Iterator[None]:
 def _write(path: Path, text: str) -> None:
     path.touch(mode=0o600)
     path.write_text(text, encoding="utf-8")
-
-
-def _environment(settings: Mapping[str, str]) -> dict[str, str]:
-    own = {name: value for name, value in os.environ.items() if not name.startswith("EVERESTHOOD_")}
-    return own | {f"EVERESTHOOD_{name}": value for name, value in settings.items()}

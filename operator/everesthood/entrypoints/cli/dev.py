@@ -85,7 +85,8 @@ async def _serve(paths: Sequence[Path], place: Path, *, port: int, internal_host
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        site = await stack.enter_async_context(local_site(place, port=port, internal_hosts=internal_hosts))
+        opening = local_site(place, port=port, internal_hosts=internal_hosts, inherited=os.environ)
+        site = await stack.enter_async_context(opening)
         stage = Stage(site, paths)
         stack.push_async_callback(stage.close)
         stage.open()
