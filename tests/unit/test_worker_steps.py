@@ -36,6 +36,16 @@ FULL: dict[str, Any] = {
             },
         },
         {"name": "c", "needs": ["b"], "code": {"entrypoint": "a:b", "args": "1"}},
+        {
+            "name": "e", "needs": ["c"],
+            "forEach": {
+                "items": "input.items", "maxParallel": 9,
+                "steps": [
+                    {"name": "f", "when": "index > 0", "idempotent": True, "http": {"url": "https://example.com"}},
+                    {"name": "g", "needs": ["f"], "retry": {"maxAttempts": 7}, "transform": {"value": "item"}},
+                ],
+            },
+        },
         {"name": "d", "needs": ["c"], "transform": {"value": "1"}, "retry": {}},
     ],
 }  # fmt: skip
@@ -45,6 +55,7 @@ MINIMAL: dict[str, Any] = {
         {"name": "a", "http": {"url": "https://example.com"}},
         {"name": "b", "llm": {"endpoint": "https://example.com", "model": "m", "messages": [{"role": "user", "content": ""}]}},
         {"name": "c", "code": {"entrypoint": "a:b"}},
+        {"name": "d", "forEach": {"items": "[]", "steps": [{"name": "e", "transform": {"value": "item"}}]}},
     ],
 }  # fmt: skip
 
@@ -74,6 +85,7 @@ def test_both_readings_are_equal(manifest: dict[str, Any]) -> None:
         (lean.LlmStep, full_steps.LlmStep),
         (lean.CodeStep, full_steps.CodeStep),
         (lean.TransformStep, full_steps.TransformStep),
+        (lean.ForEachStep, full_steps.ForEachStep),
         (lean.Retry, full_steps.Retry),
     ],
 )
@@ -106,5 +118,5 @@ def test_a_step_knows_its_kind() -> None:
     kinds = [msgspec.convert(s, lean.Step).kind for s in FULL["steps"]]
     unknown = msgspec.convert({"name": "a", "approval": {"message": "?"}}, lean.Step)
 
-    assert kinds == ["http", "llm", "code", "transform"]
+    assert kinds == ["http", "llm", "code", "forEach", "transform"]
     assert (unknown.kind, unknown.member) == ("unknown", None)

@@ -8,6 +8,7 @@ from everesthood.apis.reasons import Reason
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec, CredentialSlot
 from everesthood.domain import hosts
 from everesthood.domain.errors import Problem
+from everesthood.domain.places import places
 
 _OURS: Final = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer",
@@ -28,8 +29,8 @@ class Call:
 
 def calls(spec: AgentTemplateSpec) -> Iterator[Call]:
     """Yield the calls of all steps that this version can run."""
-    for index, step in enumerate(spec.steps):
-        path = f"spec.steps[{index}]"
+    for place in places(spec):
+        path, step = place.path, place.step
         if step.http:
             yield Call(
                 path=f"{path}.http.url",
@@ -109,9 +110,10 @@ def header_problem(name: str) -> str | None:
 
 def header_problems(spec: AgentTemplateSpec) -> Iterator[Problem]:
     """Yield headers that steps may not write, and line breaks in the values."""
-    for index, step in enumerate(spec.steps):
-        for position, header in enumerate(step.http.headers if step.http else ()):
-            path = f"spec.steps[{index}].http.headers[{position}]"
+    for place in places(spec):
+        http = place.step.http
+        for position, header in enumerate(http.headers if http else ()):
+            path = f"{place.path}.http.headers[{position}]"
             problem = header_problem(header.name)
             if problem:
                 yield Problem(f"{path}.name", problem)

@@ -31,9 +31,14 @@ class Steps:
 
         Raises StepFailed with the path of the step at fault.
         """
+        await self._prepare("spec.steps", steps)
+
+    async def _prepare(self, path: str, steps: Sequence[Step]) -> None:
         for index, step in enumerate(steps):
             if step.code is not None:
-                await self._code.find(step.code.entrypoint, f"spec.steps[{index}].code.entrypoint")
+                await self._code.find(step.code.entrypoint, f"{path}[{index}].code.entrypoint")
+            if step.for_each is not None:
+                await self._prepare(f"{path}[{index}].forEach.steps", step.for_each.steps)
 
     async def run(self, scope: Scope) -> object:
         """Do the step once and return its output without any leased credential in it."""
