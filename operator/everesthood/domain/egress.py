@@ -30,21 +30,17 @@ class Call:
 def calls(spec: AgentTemplateSpec) -> Iterator[Call]:
     """Yield the calls of all steps that this version can run."""
     for place in places(spec):
-        path, step = place.path, place.step
+        step = place.step
         if step.http:
-            yield Call(
-                path=f"{path}.http.url",
-                url=step.http.url,
-                credential_path=f"{path}.http.credential",
-                credential=step.http.credential,
-            )
+            yield _call(f"{place.path}.http", "url", step.http.url, step.http.credential)
         if step.llm:
-            yield Call(
-                path=f"{path}.llm.endpoint",
-                url=step.llm.endpoint,
-                credential_path=f"{path}.llm.credential",
-                credential=step.llm.credential,
-            )
+            yield _call(f"{place.path}.llm", "endpoint", step.llm.endpoint, step.llm.credential)
+        if step.mcp:
+            yield _call(f"{place.path}.mcp", "url", step.mcp.url, step.mcp.credential)
+
+
+def _call(path: str, field: str, url: str, credential: str | None) -> Call:
+    return Call(path=f"{path}.{field}", url=url, credential_path=f"{path}.credential", credential=credential)
 
 
 def call_problems(spec: AgentTemplateSpec, internal_hosts: frozenset[str]) -> Iterator[Problem]:

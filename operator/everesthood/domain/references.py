@@ -101,10 +101,18 @@ def _of_step(step: LeafStep) -> Iterator[tuple[str, str, bool]]:
         yield "code.args", step.code.args, True
     if isinstance(step, Step) and step.for_each:
         yield "forEach.items", step.for_each.items, True
+    yield from _of_calls(step)
+
+
+def _of_calls(step: LeafStep) -> Iterator[tuple[str, str, bool]]:
     if step.http:
         yield from _of_http(step.http)
     if step.llm:
         yield from _of_llm(step.llm)
+    if step.mcp:
+        yield "mcp.url", step.mcp.url, False
+    if step.mcp and step.mcp.arguments is not None:
+        yield "mcp.arguments", step.mcp.arguments, True
 
 
 def _of_http(http: HttpStep) -> Iterator[tuple[str, str, bool]]:

@@ -79,6 +79,15 @@ class CodeStep(_Part, frozen=True, kw_only=True):
     args: str | None = None
 
 
+class McpStep(_Part, frozen=True, kw_only=True):
+    """One MCP tool call."""
+
+    url: str
+    tool: str
+    arguments: str | None = None
+    credential: str | None = None
+
+
 class ForEachStep(_Part, frozen=True, kw_only=True):
     """A list of steps for each item; none of them is a forEach itself."""
 
@@ -87,12 +96,13 @@ class ForEachStep(_Part, frozen=True, kw_only=True):
     max_parallel: int = 5
 
 
-Member = HttpStep | LlmStep | TransformStep | CodeStep | ForEachStep
+Member = HttpStep | LlmStep | TransformStep | CodeStep | McpStep | ForEachStep
 KINDS: Final = {
     "http": "http",
     "llm": "llm",
     "transform": "transform",
     "code": "code",
+    "mcp": "mcp",
     "for_each": "forEach",
 }
 """Fields of a step that say what it does, and the names that people know them by."""
@@ -119,6 +129,7 @@ class Step(_Part, frozen=True, kw_only=True):
     llm: LlmStep | None = None
     transform: TransformStep | None = None
     code: CodeStep | None = None
+    mcp: McpStep | None = None
     for_each: ForEachStep | None = None
 
     @property
@@ -139,7 +150,7 @@ class Step(_Part, frozen=True, kw_only=True):
         """
         if self.idempotent is not None:
             return self.idempotent
-        return self.http is None or self.http.method not in _UNSAFE_METHODS
+        return self.mcp is None and (self.http is None or self.http.method not in _UNSAFE_METHODS)
 
 
 class Output(_Part, frozen=True, kw_only=True):

@@ -17,7 +17,6 @@ from everesthood.domain.places import lists, places
 MAX_REPORTED: Final = 50
 _LATER: Final = {
     "agent": "agent steps are",
-    "mcp": "mcp steps are",
     "approval": "approval steps are",
 }
 _NOT_YET: Final = "not yet supported by this version"

@@ -160,12 +160,20 @@ class AgentStep(Model):
 
 
 class McpStep(Model):
-    """One MCP tool call over streamable HTTP."""
+    """One MCP tool call over streamable HTTP; its output is the structured content, or else the text."""
 
-    url: Annotated[ShortTemplate, Field(description="Address of the server, a template.")]
+    url: Annotated[
+        ShortTemplate,
+        Field(description="Address of the server, a template. Its host must be listed in spec.egress.hosts."),
+    ]
     tool: Annotated[Line, Field(description="Tool name.")]
-    arguments: Annotated[Cel | None, Field(description="CEL expression of the arguments.")] = None
-    credential: Annotated[Name | None, Field(description="Slot added to the request.")] = None
+    arguments: Annotated[
+        Cel | None, Field(description="CEL expression of the arguments, an object; absent means none.")
+    ] = None
+    credential: Annotated[
+        Name | None,
+        Field(description="Slot whose value is added to the requests, to its hosts only."),
+    ] = None
 
 
 class ApprovalStep(Model):
@@ -208,7 +216,7 @@ class LeafStep(Model):
         Field(
             description=(
                 "Whether the step may be repeated when its outcome is unknown. "
-                "Absent: by kind; `http` POST and PATCH are not, all else is. "
+                "Absent: by kind; `http` POST and PATCH and `mcp` are not, all else is. "
                 "The steps inside `forEach` are judged one by one."
             )
         ),

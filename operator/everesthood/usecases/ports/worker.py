@@ -144,6 +144,8 @@ class Call:
     max_bytes: int = 1_048_576
     timeout_seconds: float = 300.0
     follow_redirects: bool = True
+    is_enough: Callable[[bytes], bool] | None = None
+    """Shown each part of the body as it comes; once it says so, the rest is not waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
