@@ -36,7 +36,7 @@ def raw(value: object) -> msgspec.Raw:
 
 def step(name: str, *needs: str, value: str | None = None, **fields: Any) -> dict[str, Any]:
     """Return a step as a manifest writes it; a transform unless told otherwise."""
-    if not fields.keys() & {"http", "llm", "code", "transform"}:
+    if not fields.keys() & {"http", "llm", "code", "transform", "forEach", "mcp", "agent"}:
         fields["transform"] = {"value": value or "1"}
     return {"name": name, "needs": list(needs), **fields}
 

@@ -42,6 +42,13 @@ def test_the_samples_are_valid_where_their_server_is_allowed():
     assert report.checked == 7
 
 
+def test_the_manifests_of_the_guides_are_valid():
+    """What a reader copies from a guide passes every rule."""
+    report = check([str(path) for path in sorted((SAMPLES.parents[1] / "docs/how-to").rglob("*.yaml"))])
+
+    assert [finding.text() for finding in report.findings] == []
+
+
 @pytest.mark.parametrize("agent", AGENTS)
 def test_each_example_input_is_accepted(agent: str):
     """The example input of a sample matches the schema that its template demands."""

@@ -36,6 +36,20 @@ FULL: dict[str, Any] = {
             },
         },
         {"name": "c", "needs": ["b"], "code": {"entrypoint": "a:b", "args": "1"}},
+        {
+            "name": "h", "needs": ["c"],
+            "mcp": {"url": "https://example.com/mcp", "tool": "search", "arguments": "{}", "credential": "key"},
+        },
+        {
+            "name": "e", "needs": ["c"],
+            "forEach": {
+                "items": "input.items", "maxParallel": 9,
+                "steps": [
+                    {"name": "f", "when": "index > 0", "idempotent": True, "http": {"url": "https://example.com"}},
+                    {"name": "g", "needs": ["f"], "retry": {"maxAttempts": 7}, "transform": {"value": "item"}},
+                ],
+            },
+        },
         {"name": "d", "needs": ["c"], "transform": {"value": "1"}, "retry": {}},
     ],
 }  # fmt: skip
@@ -45,6 +59,8 @@ MINIMAL: dict[str, Any] = {
         {"name": "a", "http": {"url": "https://example.com"}},
         {"name": "b", "llm": {"endpoint": "https://example.com", "model": "m", "messages": [{"role": "user", "content": ""}]}},
         {"name": "c", "code": {"entrypoint": "a:b"}},
+        {"name": "f", "mcp": {"url": "https://example.com/mcp", "tool": "search"}},
+        {"name": "d", "forEach": {"items": "[]", "steps": [{"name": "e", "transform": {"value": "item"}}]}},
     ],
 }  # fmt: skip
 
@@ -74,6 +90,8 @@ def test_both_readings_are_equal(manifest: dict[str, Any]) -> None:
         (lean.LlmStep, full_steps.LlmStep),
         (lean.CodeStep, full_steps.CodeStep),
         (lean.TransformStep, full_steps.TransformStep),
+        (lean.McpStep, full_steps.McpStep),
+        (lean.ForEachStep, full_steps.ForEachStep),
         (lean.Retry, full_steps.Retry),
     ],
 )
@@ -93,10 +111,13 @@ def test_no_field_of_a_step_is_forgotten(mine: type[msgspec.Struct], theirs: typ
         ({"http": {"url": "https://x", "method": "PATCH"}}, False),
         ({"http": {"url": "https://x", "method": "POST"}, "idempotent": True}, True),
         ({"transform": {"value": "1"}}, True),
+        ({"mcp": {"url": "https://x", "tool": "t"}}, False),
+        ({"mcp": {"url": "https://x", "tool": "t"}, "idempotent": True}, True),
+        ({"forEach": {"items": "[]", "steps": []}}, True),
         ({"code": {"entrypoint": "a:b"}, "idempotent": False}, False),
     ],
 )
-def test_only_post_and_patch_must_not_be_repeated(step: dict[str, Any], may: bool) -> None:
+def test_only_post_patch_and_mcp_must_not_be_repeated(step: dict[str, Any], may: bool) -> None:
     """Without `idempotent`, the kind of the step decides."""
     assert msgspec.convert({"name": "a", **step}, lean.Step).may_repeat is may
 
@@ -106,5 +127,5 @@ def test_a_step_knows_its_kind() -> None:
     kinds = [msgspec.convert(s, lean.Step).kind for s in FULL["steps"]]
     unknown = msgspec.convert({"name": "a", "approval": {"message": "?"}}, lean.Step)
 
-    assert kinds == ["http", "llm", "code", "transform"]
+    assert kinds == ["http", "llm", "code", "mcp", "forEach", "transform"]
     assert (unknown.kind, unknown.member) == ("unknown", None)

@@ -8,6 +8,7 @@ from everesthood.apis.reasons import Reason
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec, CredentialSlot
 from everesthood.domain import hosts
 from everesthood.domain.errors import Problem
+from everesthood.domain.places import places
 
 _OURS: Final = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer",
@@ -28,22 +29,18 @@ class Call:
 
 def calls(spec: AgentTemplateSpec) -> Iterator[Call]:
     """Yield the calls of all steps that this version can run."""
-    for index, step in enumerate(spec.steps):
-        path = f"spec.steps[{index}]"
+    for place in places(spec):
+        step = place.step
         if step.http:
-            yield Call(
-                path=f"{path}.http.url",
-                url=step.http.url,
-                credential_path=f"{path}.http.credential",
-                credential=step.http.credential,
-            )
+            yield _call(f"{place.path}.http", "url", step.http.url, step.http.credential)
         if step.llm:
-            yield Call(
-                path=f"{path}.llm.endpoint",
-                url=step.llm.endpoint,
-                credential_path=f"{path}.llm.credential",
-                credential=step.llm.credential,
-            )
+            yield _call(f"{place.path}.llm", "endpoint", step.llm.endpoint, step.llm.credential)
+        if step.mcp:
+            yield _call(f"{place.path}.mcp", "url", step.mcp.url, step.mcp.credential)
+
+
+def _call(path: str, field: str, url: str, credential: str | None) -> Call:
+    return Call(path=f"{path}.{field}", url=url, credential_path=f"{path}.credential", credential=credential)
 
 
 def call_problems(spec: AgentTemplateSpec, internal_hosts: frozenset[str]) -> Iterator[Problem]:
@@ -109,9 +106,10 @@ def header_problem(name: str) -> str | None:
 
 def header_problems(spec: AgentTemplateSpec) -> Iterator[Problem]:
     """Yield headers that steps may not write, and line breaks in the values."""
-    for index, step in enumerate(spec.steps):
-        for position, header in enumerate(step.http.headers if step.http else ()):
-            path = f"spec.steps[{index}].http.headers[{position}]"
+    for place in places(spec):
+        http = place.step.http
+        for position, header in enumerate(http.headers if http else ()):
+            path = f"{place.path}.http.headers[{position}]"
             problem = header_problem(header.name)
             if problem:
                 yield Problem(f"{path}.name", problem)

@@ -5,6 +5,7 @@ from collections.abc import Container, Mapping, Sequence
 from everesthood.apis.wire import StepRecord
 from everesthood.domain.steps import Step
 
+IN_DOUBT = "it was under way when its worker died, and must not be repeated unseen"
 _DONE = frozenset({"succeeded", "skipped"})
 
 

@@ -4,39 +4,42 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from everesthood.apis.v1alpha1.steps import HttpStep, LlmStep, Step
+from everesthood.apis.v1alpha1.steps import HttpStep, LeafStep, LlmStep, Step
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec
 from everesthood.domain.errors import Problem
 from everesthood.domain.languages import Languages, References
+from everesthood.domain.places import ROOTS, Place, places
 
-ROOTS: Final = ("input", "config", "steps", "run")
 MAX_LOOPS: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
-    """An expression or a template somewhere in a manifest, and the steps that it may look at."""
+    """An expression or a template somewhere in a manifest, and what it may look at."""
 
     path: str
     text: str
     is_expression: bool
+    visible: frozenset[str]
+    needers: Mapping[str, str]
+    """Every step that it could look at, and the one whose `needs` would have to name it."""
     step: str = ""
-    visible: frozenset[str] = frozenset()
+    roots: tuple[str, ...] = ROOTS
 
 
-def needs_problems(steps: Sequence[Step]) -> Iterator[Problem]:
-    """Yield needs that name no step or the step itself, and cycles."""
+def needs_problems(path: str, steps: Sequence[LeafStep]) -> Iterator[Problem]:
+    """Yield needs that name no step of the list or the step itself, and cycles."""
     names = {step.name for step in steps}
     for index, step in enumerate(steps):
         for position, need in enumerate(step.needs):
-            path = f"spec.steps[{index}].needs[{position}]"
+            where = f"{path}[{index}].needs[{position}]"
             if need == step.name:
-                yield Problem(path, f"step {need} cannot need itself")
+                yield Problem(where, f"step {need} cannot need itself")
             elif need not in names:
-                yield Problem(path, f"there is no step {need}")
+                yield Problem(where, f"there is no step {need}")
     cycle = _cycle({step.name: step.needs for step in steps})
     if cycle:
-        yield Problem("spec.steps", f"steps need each other in a circle: {' → '.join(cycle)}")
+        yield Problem(path, f"steps need each other in a circle: {' → '.join(cycle)}")
 
 
 def _cycle(needs: Mapping[str, Sequence[str]]) -> list[str]:
@@ -65,50 +68,51 @@ def _walk(name: str, needs: Mapping[str, Sequence[str]], trail: list[str], finis
     return []
 
 
-def ancestors(steps: Sequence[Step]) -> dict[str, frozenset[str]]:
-    """Return, for each step, the steps that are over when it starts."""
-    needs = {step.name: step.needs for step in steps}
-    found: dict[str, frozenset[str]] = {}
-    for name, direct in needs.items():
-        reached: set[str] = set()
-        waiting = list(direct)
-        while waiting:
-            need = waiting.pop()
-            if need not in reached and need in needs:
-                reached.add(need)
-                waiting.extend(needs[need])
-        found[name] = frozenset(reached - {name})
-    return found
-
-
 def texts(spec: AgentTemplateSpec) -> Iterator[Text]:
     """Yield every expression and template of the steps that this version can run."""
-    visible = ancestors(spec.steps)
-    for index, step in enumerate(spec.steps):
-        for name, text, is_expression in _of_step(step):
-            yield Text(
-                path=f"spec.steps[{index}].{name}",
-                text=text,
-                is_expression=is_expression,
-                step=step.name,
-                visible=visible[step.name],
-            )
+    for place in places(spec):
+        for name, text, is_expression in _of_step(place.step):
+            yield _text(place, name, text, is_expression=is_expression)
     if spec.output:
         every = frozenset(step.name for step in spec.steps)
-        yield Text(path="spec.output.value", text=spec.output.value, is_expression=True, visible=every)
+        yield Text(
+            path="spec.output.value", text=spec.output.value, is_expression=True, visible=every, needers={}
+        )
 
 
-def _of_step(step: Step) -> Iterator[tuple[str, str, bool]]:
+def _text(place: Place, name: str, text: str, *, is_expression: bool) -> Text:
+    return Text(
+        path=f"{place.path}.{name}",
+        text=text,
+        is_expression=is_expression,
+        visible=place.visible,
+        needers=place.needers,
+        step=place.step.name,
+        roots=place.roots,
+    )
+
+
+def _of_step(step: LeafStep) -> Iterator[tuple[str, str, bool]]:
     if step.when is not None:
         yield "when", step.when, True
     if step.transform:
         yield "transform.value", step.transform.value, True
     if step.code and step.code.args is not None:
         yield "code.args", step.code.args, True
+    if isinstance(step, Step) and step.for_each:
+        yield "forEach.items", step.for_each.items, True
+    yield from _of_calls(step)
+
+
+def _of_calls(step: LeafStep) -> Iterator[tuple[str, str, bool]]:
     if step.http:
         yield from _of_http(step.http)
     if step.llm:
         yield from _of_llm(step.llm)
+    if step.mcp:
+        yield "mcp.url", step.mcp.url, False
+    if step.mcp and step.mcp.arguments is not None:
+        yield "mcp.arguments", step.mcp.arguments, True
 
 
 def _of_http(http: HttpStep) -> Iterator[tuple[str, str, bool]]:
@@ -128,8 +132,8 @@ def _of_llm(llm: LlmStep) -> Iterator[tuple[str, str, bool]]:
         yield f"llm.messages[{position}].content", message.content, False
 
 
-def text_problems(text: Text, every: frozenset[str], languages: Languages) -> Iterator[Problem]:
-    """Yield what is wrong with one expression or template; `every` has the names of all steps."""
+def text_problems(text: Text, languages: Languages) -> Iterator[Problem]:
+    """Yield what is wrong with one expression or template."""
     if text.is_expression:
         problem = languages.expression_problem(text.text)
     else:
@@ -143,7 +147,7 @@ def text_problems(text: Text, every: frozenset[str], languages: Languages) -> It
         found = languages.template_references(text.text)
     yield from _loop_problems(text, found)
     yield from _root_problems(text, found)
-    yield from _step_problems(text, found, every)
+    yield from _step_problems(text, found)
 
 
 def _loop_problems(text: Text, found: References) -> Iterator[Problem]:
@@ -153,18 +157,20 @@ def _loop_problems(text: Text, found: References) -> Iterator[Problem]:
 
 
 def _root_problems(text: Text, found: References) -> Iterator[Problem]:
-    for root in sorted(found.roots - set(ROOTS)):
-        yield Problem(text.path, f"there is no variable {root}; there are input, config, steps and run")
+    there = f"{', '.join(text.roots[:-1])} and {text.roots[-1]}"
+    for root in sorted(found.roots - set(text.roots)):
+        yield Problem(text.path, f"there is no variable {root}; there are {there}")
 
 
-def _step_problems(text: Text, found: References, every: frozenset[str]) -> Iterator[Problem]:
+def _step_problems(text: Text, found: References) -> Iterator[Problem]:
     if found.whole_steps:
         yield Problem(text.path, "name the step that you mean: steps.<name>")
     for step in sorted(found.steps - text.visible):
-        if step not in every:
+        needer = text.needers.get(step)
+        if needer is None:
             yield Problem(text.path, f"steps.{step}: there is no step {step}")
-        elif step == text.step:
+        elif step == needer:
             yield Problem(text.path, f"steps.{step}: a step cannot look at its own output")
         else:
-            message = f"steps.{step}: add {step} to the needs of {text.step}, or it may not be over"
+            message = f"steps.{step}: add {step} to the needs of {needer}, or it may not be over"
             yield Problem(text.path, message)

@@ -15,6 +15,11 @@ MAX_OUTPUT_BYTES: Final = 262_144
 MAX_MESSAGE: Final = 1000
 """Longest sentence about a failure, in characters."""
 
+MAX_ITEMS: Final = 1000
+"""Most items of one forEach."""
+MAX_ITEMS_BYTES: Final = 8_388_608
+"""Cap on the JSON of all that the steps of one forEach come to: a resumed run is sent all of it again."""
+
 _UNSAFE_METHODS: Final = frozenset({"POST", "PATCH"})
 
 
@@ -74,7 +79,33 @@ class CodeStep(_Part, frozen=True, kw_only=True):
     args: str | None = None
 
 
-Member = HttpStep | LlmStep | TransformStep | CodeStep
+class McpStep(_Part, frozen=True, kw_only=True):
+    """One MCP tool call."""
+
+    url: str
+    tool: str
+    arguments: str | None = None
+    credential: str | None = None
+
+
+class ForEachStep(_Part, frozen=True, kw_only=True):
+    """A list of steps for each item; none of them is a forEach itself."""
+
+    items: str
+    steps: tuple["Step", ...]
+    max_parallel: int = 5
+
+
+Member = HttpStep | LlmStep | TransformStep | CodeStep | McpStep | ForEachStep
+KINDS: Final = {
+    "http": "http",
+    "llm": "llm",
+    "transform": "transform",
+    "code": "code",
+    "mcp": "mcp",
+    "for_each": "forEach",
+}
+"""Fields of a step that say what it does, and the names that people know them by."""
 
 
 class Retry(_Part, frozen=True, kw_only=True):
@@ -98,26 +129,28 @@ class Step(_Part, frozen=True, kw_only=True):
     llm: LlmStep | None = None
     transform: TransformStep | None = None
     code: CodeStep | None = None
+    mcp: McpStep | None = None
+    for_each: ForEachStep | None = None
 
     @property
     def member(self) -> Member | None:
         """Return what the step does; None if this version cannot act on it."""
-        return self.http or self.llm or self.transform or self.code
+        return next((member for name in KINDS if (member := getattr(self, name)) is not None), None)
 
     @property
     def kind(self) -> str:
         """Return the member's name, for metrics and messages."""
-        for name in ("http", "llm", "transform", "code"):
-            if getattr(self, name) is not None:
-                return name
-        return "unknown"
+        return next((shown for name, shown in KINDS.items() if getattr(self, name) is not None), "unknown")
 
     @property
     def may_repeat(self) -> bool:
-        """Return whether the step may be done again when nobody knows if it was done."""
+        """Return whether the step may be done again when nobody knows if it was done.
+
+        The steps inside a forEach are judged one by one.
+        """
         if self.idempotent is not None:
             return self.idempotent
-        return self.http is None or self.http.method not in _UNSAFE_METHODS
+        return self.mcp is None and (self.http is None or self.http.method not in _UNSAFE_METHODS)
 
 
 class Output(_Part, frozen=True, kw_only=True):

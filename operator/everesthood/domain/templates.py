@@ -7,17 +7,16 @@ from itertools import islice
 from typing import Final
 
 from everesthood.apis.reasons import Reason
-from everesthood.apis.v1alpha1.steps import Step
+from everesthood.apis.v1alpha1.steps import LeafStep, Step
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec
 from everesthood.domain import egress, references
 from everesthood.domain.errors import Problem
 from everesthood.domain.languages import Languages
+from everesthood.domain.places import lists, places
 
 MAX_REPORTED: Final = 50
 _LATER: Final = {
     "agent": "agent steps are",
-    "mcp": "mcp steps are",
-    "for_each": "forEach steps are",
     "approval": "approval steps are",
 }
 _NOT_YET: Final = "not yet supported by this version"
@@ -52,12 +51,13 @@ def _found(
         path = f"spec.credentials[{index}].hosts"
         yield from egress.list_problems(path, slot.hosts, internal_hosts)
     yield from egress.list_problems("spec.egress.hosts", spec.egress.hosts, internal_hosts)
-    for index, step in enumerate(spec.steps):
-        yield from _step_problems(f"spec.steps[{index}]", step)
-    yield from references.needs_problems(spec.steps)
-    every = frozenset(step.name for step in spec.steps)
+    for place in places(spec):
+        yield from _step_problems(place.path, place.step)
+    yield from _loop_problems(spec)
+    for path, steps in lists(spec):
+        yield from references.needs_problems(path, steps)
     for text in references.texts(spec):
-        yield from references.text_problems(text, every, languages)
+        yield from references.text_problems(text, languages)
     yield from egress.call_problems(spec, internal_hosts)
     yield from egress.header_problems(spec)
     yield from _worker_problems(spec)
@@ -73,9 +73,9 @@ def _schema_problems(spec: AgentTemplateSpec, languages: Languages) -> Iterator[
 def _schemas(spec: AgentTemplateSpec) -> Iterator[tuple[str, Mapping[str, object]]]:
     yield "spec.inputSchema", spec.input_schema
     yield "spec.configSchema", spec.config_schema
-    for index, step in enumerate(spec.steps):
-        if step.llm and step.llm.output_schema is not None:
-            yield f"spec.steps[{index}].llm.outputSchema", step.llm.output_schema
+    for place in places(spec):
+        if place.step.llm and place.step.llm.output_schema is not None:
+            yield f"{place.path}.llm.outputSchema", place.step.llm.output_schema
     if spec.output and spec.output.output_schema is not None:
         yield "spec.output.schema", spec.output.output_schema
 
@@ -87,17 +87,33 @@ def at_pointer(path: str, pointer: str) -> str:
     return path
 
 
-def _step_problems(path: str, step: Step) -> Iterator[Problem]:
+def _step_problems(path: str, step: LeafStep) -> Iterator[Problem]:
     for member, what in _LATER.items():
         if getattr(step, member) is not None:
-            name = "forEach" if member == "for_each" else member
-            yield Problem(f"{path}.{name}", f"{what} {_NOT_YET}", Reason.NOT_YET_SUPPORTED)
+            yield Problem(f"{path}.{member}", f"{what} {_NOT_YET}", Reason.NOT_YET_SUPPORTED)
     if step.http and step.http.body is not None and step.http.json_body is not None:
         yield Problem(f"{path}.http.body", "set body or json, not both")
     if step.llm and step.llm.temperature and Decimal(step.llm.temperature) > _HOTTEST:
         yield Problem(f"{path}.llm.temperature", f"must be at most {_HOTTEST}")
     if step.retry and step.retry.initial_seconds > step.retry.max_seconds:
         yield Problem(f"{path}.retry.initialSeconds", "must not be more than maxSeconds")
+
+
+def _loop_problems(spec: AgentTemplateSpec) -> Iterator[Problem]:
+    outside = {step.name for step in spec.steps}
+    for index, step in enumerate(spec.steps):
+        if step.for_each:
+            yield from _one_loop(f"spec.steps[{index}]", step, outside)
+
+
+def _one_loop(path: str, step: Step, outside: set[str]) -> Iterator[Problem]:
+    for field, is_set in (("idempotent", step.idempotent is not None), ("retry", step.retry is not None)):
+        if is_set:
+            yield Problem(f"{path}.{field}", f"set {field} on the steps inside forEach")
+    for index, inner in enumerate(step.for_each.steps if step.for_each else ()):
+        if inner.name in outside:
+            message = f"{inner.name} is already the name of a step outside this forEach"
+            yield Problem(f"{path}.forEach.steps[{index}].name", message)
 
 
 def _worker_problems(spec: AgentTemplateSpec) -> Iterator[Problem]:

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import msgspec
 
 from everesthood.apis.reasons import Reason
-from everesthood.apis.wire import EMPTY, Assignment, Finish, StepRecord
+from everesthood.apis.wire import EMPTY, Assignment, Finish
 from everesthood.domain import graph
 from everesthood.domain.errors import EveresthoodError, StepFailed
 from everesthood.domain.steps import MAX_MESSAGE, Agent, Step
-from everesthood.usecases.execute_step import Doing, StepEnd, encoded, execute_step, variables
-from everesthood.usecases.ports.worker import Journal, Scope
-
-_IN_DOUBT = "it was under way when its worker died, and must not be repeated unseen"
+from everesthood.usecases.execute_for_each import execute_for_each
+from everesthood.usecases.execute_step import Doing, StepEnd, encoded, execute_step, hand_in, variables
+from everesthood.usecases.ports.worker import Course, Journal, Scope
+from everesthood.usecases.side_by_side import SideBySide
 
 
 async def execute_run(assignment: Assignment, journal: Journal, *, agent: Agent, doing: Doing) -> Finish:
@@ -58,15 +58,15 @@ class _Attempt:
             name: msgspec.json.decode(self._past[name].output) for name in graph.done(self._past)
         }
         self._given = {"input": msgspec.json.decode(assignment.input), "config": agent.config}
-        self._under_way: dict[asyncio.Task[StepEnd], Step] = {}
-        self._alone: Step | None = None
+        self._course = Course()
+        self._under_way: SideBySide[Step] = SideBySide(self._course, lambda step: step.name)
         self._ended: _Ended | None = None
 
     def check_past(self) -> None:
         """End at once where an earlier attempt already decided it."""
         doubt = graph.in_doubt(self._steps, self._past)
         if doubt is not None:
-            raise _Ended("ambiguous", Reason.OUTCOME_UNKNOWN, doubt.name, _IN_DOUBT)
+            raise _Ended("ambiguous", Reason.OUTCOME_UNKNOWN, doubt.name, graph.IN_DOUBT)
         failed = graph.failed(self._steps, self._past)
         if failed is not None:
             raise _Ended("failed", failed.reason, failed.name, failed.message)
@@ -80,31 +80,31 @@ class _Attempt:
                 else:
                     await self._do_beside(ready)
                 if self._ended is not None:
-                    await self._wind_down()
+                    self._settle(await self._under_way.wind_down())
                     raise self._ended
         finally:
-            await self._abandon()
+            self._settle(await self._under_way.abandon())
         left = [step.name for step in self._steps if step.name not in self._values]
         if left:
             raise StepFailed(f"no step can start, yet these are not done: {', '.join(left)}")
 
     def _ready(self) -> tuple[Step, ...]:
-        busy = {step.name for step in self._under_way.values()}
+        busy = {step.name for step in self._under_way}
         return graph.ready(self._steps, self._values, busy)
 
     async def _do_alone(self, step: Step) -> None:
         """Do the only step there is to do; most runs are chains, and need no task for each step."""
-        self._alone = step
-        self._take_in(step, await execute_step(self._scope(step), self._doing))
-        self._alone = None
+        self._take_in(step, await self._do(step))
 
     async def _do_beside(self, ready: tuple[Step, ...]) -> None:
         """Start steps beside those under way, and wait until the first of all ends."""
         for step in ready:
-            task = asyncio.create_task(execute_step(self._scope(step), self._doing))
-            self._under_way[task] = step
-        done, _ = await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
-        self._settle(done)
+            self._under_way.start(step, self._do(step))
+        self._settle(await self._under_way.first())
+
+    async def _do(self, step: Step) -> StepEnd:
+        execute = execute_step if step.for_each is None else execute_for_each
+        return await execute(self._scope(step), self._doing)
 
     def _scope(self, step: Step) -> Scope:
         assignment = self._assignment
@@ -116,19 +116,19 @@ class _Attempt:
             variables=self._variables(),
             journal=self._journal,
             earlier=self._past,
+            course=self._course,
         )
 
     def _variables(self) -> Mapping[str, object]:
         steps = graph.outputs(self._steps, self._values)
         return variables(self._assignment.run, self._assignment.attempt, self._given, steps)
 
-    def _settle(self, done: set[asyncio.Task[StepEnd]]) -> None:
-        for task in sorted(done, key=lambda t: self._steps.index(self._under_way[t])):
-            self._take_in(self._under_way.pop(task), task.result())
+    def _settle(self, ends: list[tuple[Step, StepEnd]]) -> None:
+        for step, end in sorted(ends, key=lambda e: self._steps.index(e[0])):
+            self._take_in(step, end)
 
     def _take_in(self, step: Step, end: StepEnd) -> None:
-        self._journal.note(end.record)
-        self._count(step, end.record)
+        hand_in(end, step, self._journal, self._doing.figures)
         if end.is_unknown:
             said = f"{end.record.message}; whether it took effect is not known"
             self._ended = _Ended("ambiguous", Reason.OUTCOME_UNKNOWN, step.name, said)
@@ -136,28 +136,6 @@ class _Attempt:
             self._ended = self._ended or _Ended("failed", end.record.reason, step.name, end.record.message)
         else:
             self._values[step.name] = end.value
-
-    def _count(self, step: Step, record: StepRecord) -> None:
-        state = "unknown" if record.state == "started" else record.state
-        seconds = max(0.0, record.finished_at - record.started_at)
-        self._doing.figures.step_ended(step.kind, state, seconds)
-
-    async def _wind_down(self) -> None:
-        """Let steps that must not be broken off come to an end, and drop the others."""
-        for task, step in list(self._under_way.items()):
-            if step.may_repeat:
-                del self._under_way[task]
-                task.cancel()
-        if self._under_way:
-            done, _ = await asyncio.wait(self._under_way)
-            self._settle(done)
-
-    async def _abandon(self) -> None:
-        for task in self._under_way:
-            task.cancel()
-        if self._under_way:
-            await asyncio.wait(self._under_way)
-            self._settle({t for t in self._under_way if not t.cancelled() and t.exception() is None})
 
     async def output(self) -> msgspec.Raw:
         """Return the run's output: the template's expression, or else the last step's output."""
@@ -175,10 +153,9 @@ class _Attempt:
 
     def timed_out(self) -> Finish:
         """Return the end of a run that is out of time."""
-        for step in (self._alone, *self._under_way.values()):
-            if step is not None and not step.may_repeat:
-                said = f"steps.{step.name}: the run ran out of time; whether it took effect is not known"
-                return self.finish("ambiguous", reason=Reason.OUTCOME_UNKNOWN, message=said)
+        for name in sorted(self._course.critical):
+            said = f"steps.{name}: the run ran out of time; whether it took effect is not known"
+            return self.finish("ambiguous", reason=Reason.OUTCOME_UNKNOWN, message=said)
         said = "The run took longer than the template's queue.maxRunSeconds."
         return self.finish("failed", reason=Reason.RUN_TIMED_OUT, message=said)
 

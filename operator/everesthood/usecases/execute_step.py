@@ -16,7 +16,7 @@ from everesthood.domain.attempts import next_pause
 from everesthood.domain.errors import EveresthoodError, ExpressionFailed, OutcomeUnknown, StepFailed
 from everesthood.domain.steps import MAX_MESSAGE, MAX_OUTPUT_BYTES, Step
 from everesthood.usecases.expressions import Expressions
-from everesthood.usecases.ports.worker import Scope, Sleep, StepRunner, WorkFigures
+from everesthood.usecases.ports.worker import Journal, Scope, Sleep, StepRunner, WorkFigures
 
 _NUL: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 _ENCODER: Final = msgspec.json.Encoder()
@@ -59,12 +59,27 @@ def encoded(value: object, what: str) -> msgspec.Raw:
 
 async def execute_step(scope: Scope, doing: Doing) -> StepEnd:
     """Do the step, with its tries, and return how it ended."""
+    end = await _executed(scope, doing)
+    scope.course.critical.discard(scope.step.name)
+    return end
+
+
+def hand_in(end: StepEnd, step: Step, journal: Journal, figures: WorkFigures) -> None:
+    """Write how a step ended, and count it."""
+    record = end.record
+    journal.note(record)
+    state = "unknown" if record.state == "started" else record.state
+    figures.step_ended(step.kind, state, max(0.0, record.finished_at - record.started_at))
+
+
+async def _executed(scope: Scope, doing: Doing) -> StepEnd:
     began = time.time()
     tries = 0
     try:
-        if not await _is_due(scope, doing.expressions):
-            return StepEnd(record=_record(scope.step, "skipped", began))
+        if not await is_due(scope, doing.expressions):
+            return skipped(scope.step, began)
         if not scope.step.may_repeat:
+            scope.course.critical.add(scope.step.name)
             await scope.journal.commit(_record(scope.step, "started", began, finished_at=0.0))
         while True:
             tries += 1
@@ -74,12 +89,12 @@ async def execute_step(scope: Scope, doing: Doing) -> StepEnd:
             except StepFailed as failure:
                 await _pause_or_give_up(scope, tries, failure, doing)
     except EveresthoodError as failure:
-        return _failed(scope.step, failure, began, tries)
-    record = _record(scope.step, "succeeded", began, tries=tries, output=raw)
-    return StepEnd(record=record, value=msgspec.json.decode(raw))
+        return failed(scope.step, failure, began, tries)
+    return succeeded(scope.step, raw, began, tries)
 
 
-async def _is_due(scope: Scope, expressions: Expressions) -> bool:
+async def is_due(scope: Scope, expressions: Expressions) -> bool:
+    """Return whether the step's condition holds."""
     if scope.step.when is None:
         return True
     holds = await expressions.evaluate(scope.step.when, scope.variables)
@@ -97,9 +112,9 @@ async def _try_once(scope: Scope, runner: StepRunner) -> msgspec.Raw:
         if not limit.expired():
             raise StepFailed("it gave up waiting (TimeoutError)", transient=True) from None
         said = f"it took longer than its {step.timeout_seconds} s"
-        if step.may_repeat:
-            raise StepFailed(said, Reason.STEP_TIMED_OUT, transient=True) from None
-        raise OutcomeUnknown(said, transient=True) from None
+        if scope.course.holds_up(step.name):
+            raise OutcomeUnknown(said) from None
+        raise StepFailed(said, Reason.STEP_TIMED_OUT, transient=True) from None
 
 
 async def _pause_or_give_up(scope: Scope, tries: int, failure: StepFailed, doing: Doing) -> None:
@@ -111,7 +126,19 @@ async def _pause_or_give_up(scope: Scope, tries: int, failure: StepFailed, doing
     await doing.sleep(pause)
 
 
-def _failed(step: Step, failure: EveresthoodError, began: float, tries: int) -> StepEnd:
+def skipped(step: Step, began: float) -> StepEnd:
+    """Return the end of a step whose condition does not hold."""
+    return StepEnd(record=_record(step, "skipped", began))
+
+
+def succeeded(step: Step, output: msgspec.Raw, began: float, tries: int = 1) -> StepEnd:
+    """Return the end of a step that came to something."""
+    record = _record(step, "succeeded", began, tries=tries, output=output)
+    return StepEnd(record=record, value=msgspec.json.decode(output))
+
+
+def failed(step: Step, failure: EveresthoodError, began: float, tries: int = 1) -> StepEnd:
+    """Return the end of a step that came to nothing, or of which nobody knows."""
     unknown = isinstance(failure, OutcomeUnknown) and not (step.may_repeat and failure.transient)
     reason = failure.reason
     if isinstance(failure, OutcomeUnknown) and not unknown:

@@ -191,6 +191,7 @@ class _Hop:
             credential=call.credential if same else None,
             max_bytes=call.max_bytes,
             timeout_seconds=call.timeout_seconds,
+            is_enough=call.is_enough,
         )
         return _Hop(following, endpoint)
 
@@ -255,6 +256,8 @@ async def _read(response: httpx2.Response, hop: _Hop) -> bytes:
         body += part
         if len(body) > hop.call.max_bytes:
             raise too_large
+        if hop.call.is_enough is not None and hop.call.is_enough(part):
+            break
     return bytes(body)
 
 

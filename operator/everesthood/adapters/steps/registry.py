@@ -7,16 +7,17 @@ import msgspec
 from everesthood.adapters.steps.code_step import CodeRunner
 from everesthood.adapters.steps.http_step import HttpRunner
 from everesthood.adapters.steps.llm_step import LlmRunner
+from everesthood.adapters.steps.mcp_step import McpRunner
 from everesthood.adapters.steps.transform_step import TransformRunner
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import ExpressionFailed, StepFailed
-from everesthood.domain.steps import Step
+from everesthood.domain.steps import CodeStep, HttpStep, LlmStep, McpStep, Step, TransformStep
 from everesthood.usecases.expressions import Expressions
 from everesthood.usecases.ports.worker import Credentials, Outbound, Scope
 
 
 class Steps:
-    """The port `StepRunner`: http, llm, transform and code."""
+    """The port `StepRunner`, for all kinds but forEach, which is made of steps itself."""
 
     def __init__(self, *, expressions: Expressions, outbound: Outbound, credentials: Credentials) -> None:
         """Do steps with these."""
@@ -24,6 +25,7 @@ class Steps:
         self._http = HttpRunner(expressions, outbound)
         self._llm = LlmRunner(expressions, outbound)
         self._transform = TransformRunner(expressions)
+        self._mcp = McpRunner(expressions, outbound)
         self._code = CodeRunner(expressions, outbound, credentials)
 
     async def prepare(self, steps: Sequence[Step]) -> None:
@@ -31,9 +33,14 @@ class Steps:
 
         Raises StepFailed with the path of the step at fault.
         """
+        await self._prepare("spec.steps", steps)
+
+    async def _prepare(self, path: str, steps: Sequence[Step]) -> None:
         for index, step in enumerate(steps):
             if step.code is not None:
-                await self._code.find(step.code.entrypoint, f"spec.steps[{index}].code.entrypoint")
+                await self._code.find(step.code.entrypoint, f"{path}[{index}].code.entrypoint")
+            if step.for_each is not None:
+                await self._prepare(f"{path}[{index}].forEach.steps", step.for_each.steps)
 
     async def run(self, scope: Scope) -> object:
         """Do the step once and return its output without any leased credential in it."""
@@ -45,15 +52,19 @@ class Steps:
         return self._clean(output)
 
     async def _run(self, scope: Scope) -> object:
-        step = scope.step
-        if step.http is not None:
-            return await self._http.run(scope, step.http)
-        if step.llm is not None:
-            return await self._llm.run(scope, step.llm)
-        if step.transform is not None:
-            return await self._transform.run(scope, step.transform)
-        if step.code is not None:
-            return await self._code.run(scope, step.code)
+        match scope.step.member:
+            case HttpStep() as step:
+                return await self._http.run(scope, step)
+            case LlmStep() as step:
+                return await self._llm.run(scope, step)
+            case TransformStep() as step:
+                return await self._transform.run(scope, step)
+            case CodeStep() as step:
+                return await self._code.run(scope, step)
+            case McpStep() as step:
+                return await self._mcp.run(scope, step)
+            case _:
+                pass
         raise StepFailed("this version cannot run such a step", Reason.NOT_YET_SUPPORTED)
 
     def _clean(self, output: object) -> object:

@@ -160,12 +160,20 @@ class AgentStep(Model):
 
 
 class McpStep(Model):
-    """One MCP tool call over streamable HTTP."""
+    """One MCP tool call over streamable HTTP; its output is the structured content, or else the text."""
 
-    url: Annotated[ShortTemplate, Field(description="Address of the server, a template.")]
+    url: Annotated[
+        ShortTemplate,
+        Field(description="Address of the server, a template. Its host must be listed in spec.egress.hosts."),
+    ]
     tool: Annotated[Line, Field(description="Tool name.")]
-    arguments: Annotated[Cel | None, Field(description="CEL expression of the arguments.")] = None
-    credential: Annotated[Name | None, Field(description="Slot added to the request.")] = None
+    arguments: Annotated[
+        Cel | None, Field(description="CEL expression of the arguments, an object; absent means none.")
+    ] = None
+    credential: Annotated[
+        Name | None,
+        Field(description="Slot whose value is added to the requests, to its hosts only."),
+    ] = None
 
 
 class ApprovalStep(Model):
@@ -200,13 +208,16 @@ class LeafStep(Model):
         Field(max_length=20, json_schema_extra=SET, description="Steps that must finish first."),
     ] = []
     when: Annotated[Cel | None, Field(description="CEL condition; false skips the step.")] = None
-    timeout_seconds: Annotated[Seconds, Field(description="Longest time for one try.")] = 300
+    timeout_seconds: Annotated[
+        Seconds, Field(description="Longest time for one try; of a `forEach` for all its items.")
+    ] = 300
     idempotent: Annotated[
         bool | None,
         Field(
             description=(
                 "Whether the step may be repeated when its outcome is unknown. "
-                "Absent: by kind; `http` POST and PATCH are not, all else is."
+                "Absent: by kind; `http` POST and PATCH and `mcp` are not, all else is. "
+                "The steps inside `forEach` are judged one by one."
             )
         ),
     ] = None
@@ -223,7 +234,9 @@ class LeafStep(Model):
 class ForEachStep(Model):
     """A list of steps run for each item."""
 
-    items: Annotated[Cel, Field(description="CEL expression of the items, a list.")]
+    items: Annotated[
+        Cel, Field(description="CEL expression of the items, a list of at most 1000; computed once.")
+    ]
     max_parallel: Annotated[int, Field(ge=1, le=100, description="Items at once.")] = 5
     steps: Annotated[
         list[LeafStep],
@@ -231,7 +244,10 @@ class ForEachStep(Model):
             min_length=1,
             max_length=10,
             json_schema_extra=list_map("name"),
-            description="Steps for each item; `item` and `index` are in scope.",
+            description=(
+                "Steps for each item; `item` and `index` are in scope, and the steps that this one needs. "
+                "The output is the list of each item's last output, in the order of the items."
+            ),
         ),
     ]
 

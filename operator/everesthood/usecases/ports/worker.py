@@ -1,7 +1,8 @@
 """What executing runs needs from outside: the gateway, a way to do each step, languages, figures."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from everesthood.apis.wire import (
@@ -78,6 +79,29 @@ class Journal(Protocol):
         ...
 
 
+def _future() -> "asyncio.Future[None]":
+    return asyncio.get_running_loop().create_future()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """How an attempt goes: what steps that run side by side must know of each other."""
+
+    critical: set[str] = field(default_factory=set)
+    """What is under way and must not be repeated, by the name of its checkpoint."""
+    closing: "asyncio.Future[None]" = field(default_factory=_future)
+    """Done once a step has failed: begin nothing more, bring to an end what is critical."""
+
+    def close(self) -> None:
+        """Say that the end has come."""
+        if not self.closing.done():
+            self.closing.set_result(None)
+
+    def holds_up(self, step: str) -> bool:
+        """Return whether a step must not be broken off now."""
+        return any(name == step or name.startswith((f"{step}/", f"{step}[")) for name in self.critical)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
     """All that doing one step of one run may know."""
@@ -87,10 +111,11 @@ class Scope:
     request_id: str
     step: Step
     variables: Mapping[str, object]
-    """`input`, `config`, `steps` and `run`, as expressions see them."""
+    """`input`, `config`, `steps` and `run`, inside a forEach also `item` and `index`."""
     journal: Journal
     earlier: MutableMapping[str, StepRecord]
     """Checkpoints by name: of earlier attempts and, added by code steps, of this one's earlier tries."""
+    course: Course
 
 
 class StepRunner(Protocol):
@@ -119,6 +144,8 @@ class Call:
     max_bytes: int = 1_048_576
     timeout_seconds: float = 300.0
     follow_redirects: bool = True
+    is_enough: Callable[[bytes], bool] | None = None
+    """Shown each part of the body as it comes; once it says so, the rest is not waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
