@@ -205,7 +205,7 @@ async def test_one_worker_needs_no_disruption_budget(world: World):
     [
         ({"workers": {"replicas": -1}}, "InvalidSpec", "spec.workers.replicas"),
         ({"nonsense": 1}, "InvalidSpec", "spec.nonsense"),
-        ({"schedules": [{"name": "s", "cron": "0 0 * * *"}]}, "NotYetSupported", "spec.schedules"),
+        ({"schedules": [{"name": "s", "cron": "0 24 * * *"}]}, "InvalidSpec", "spec.schedules[0].cron"),
         ({"plan": "gold"}, "InvalidSpec", "spec.plan"),
     ],
 )
