@@ -67,8 +67,12 @@ class PostgresClock:
 
     async def release_held(self, limit: int) -> Sequence[tuple[str, str]]:
         """Let runs go whose schedule's earlier runs are over."""
-        released = await self._database.fetch("release_held", limit)
-        return [(row["instance_uid"], row["revision"]) for row in released if row["revision"]]
+
+        async def once() -> list[tuple[str, str]]:
+            async with self._database.transaction() as connection:
+                return await schedules.release(connection, limit)
+
+        return await again(once)
 
     async def due_bells(self, older_than_seconds: float) -> Sequence[DueBell]:
         """Return queues with work that waited too long."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from everesthood.adapters.postgres import rows
 from everesthood.adapters.postgres.pool import Connection, Row, sql
@@ -9,6 +10,9 @@ from everesthood.domain import schedules
 from everesthood.domain.schedules import Due, Firing, Planned, Schedule
 from everesthood.usecases.ports.record import Fired
 from everesthood.usecases.ports.registry import PublishedInstance
+
+_BY_INDEX: Final = "set local enable_seqscan = off"
+"""Plans are kept: one that was made while there were no runs would read all of them a day later."""
 
 
 async def publish(connection: Connection, instance: PublishedInstance) -> None:
@@ -67,6 +71,7 @@ def _planned(fire_at: datetime | None, due_at: datetime | None) -> Planned | Non
 
 async def fire(connection: Connection, limit: int) -> tuple[Fired, list[str]]:
     """Lock due schedules, accept their runs, plan their next times; return also which runs changed."""
+    await connection.execute(_BY_INDEX)
     found = await connection.fetch(sql("due_schedules"), limit)
     if not found:
         return Fired(schedules=0, started=0, skipped=0, cancelled=0, ring=()), []
@@ -91,6 +96,13 @@ async def fire(connection: Connection, limit: int) -> tuple[Fired, list[str]]:
         ),
     )
     return fired, cancelled
+
+
+async def release(connection: Connection, limit: int) -> list[tuple[str, str]]:
+    """Let runs go whose schedule's earlier runs are over; return whom to ring."""
+    await connection.execute(_BY_INDEX)
+    released = await connection.fetch(sql("release_held"), limit)
+    return [(row["instance_uid"], row["revision"]) for row in released if row["revision"]]
 
 
 def _due(row: Row) -> Due:
