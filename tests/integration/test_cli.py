@@ -123,6 +123,19 @@ async def test_the_input_comes_from_a_file_or_from_standard_input(api, call, tmp
     assert (first.json["input"], second.json["input"]) == ({"text": "from a file"}, {"text": "piped"})
 
 
+async def test_schedules_are_listed_and_run_now(api, call):
+    """`schedules` shows the times; `run --schedule` takes the schedule's input."""
+    listed = await call("schedules", "summarizer", "-n", "acme")
+    ran = await call("run", "summarizer", "-n", "acme", "--schedule", "daily", "-o", "json")
+    unknown = await call("run", "summarizer", "-n", "acme", "--schedule", "weekly")
+
+    assert listed.out.splitlines()[1].startswith("daily   0 6 * * * (Europe/Berlin)")
+    assert (ran.json["schedule"], ran.json["input"]) == ("daily", {"text": "of the schedule"})
+    assert (unknown.code, "no schedule 'weekly'" in unknown.err) == (1, True)
+    as_json = await call("schedules", "summarizer", "-n", "acme", "-o", "json")
+    assert [item["name"] for item in as_json.json["items"]] == ["daily"]
+
+
 async def test_runs_are_listed_shown_cancelled_and_read(api, call):
     """The commands of a working day."""
     empty = await call("runs", "list", "-n", "acme")

@@ -22,7 +22,7 @@ from everesthood.domain.runs import RunState
 __all__ = ["database_url", "databases"]
 pytestmark = pytest.mark.integration
 
-DUTIES = ("keep-broker-users", "repair-bells", "rescue-runs")
+DUTIES = ("fire-schedules", "keep-broker-users", "repair-bells", "rescue-runs")
 
 
 class Scheduler:

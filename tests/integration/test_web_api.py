@@ -386,6 +386,8 @@ ROUTES = [
     ("GET", "runs/{run}", "getRun"),
     ("POST", "runs/{run}/cancel", "cancelRun"),
     ("GET", "runs/{run}/log", "getRunLog"),
+    ("GET", "instances/summarizer/schedules", "listSchedules"),
+    ("POST", "instances/summarizer/schedules/daily/run", "runSchedule"),
 ]
 
 
@@ -491,6 +493,44 @@ class TestEveryOperation:
         """A namespace that cannot be one is 403, and RBAC is not bothered with it."""
         for namespace in ("a" * 64, "UPPER", "a%00b", "a%0ab"):
             refused(await self.call(api, route, namespace=namespace), 403, "Forbidden")
+
+
+async def test_schedules_are_listed_with_their_times(api):
+    """What the spec says, the next and the last time, and whether it fires; inputs are not shown."""
+    listed = await api.client.get(api.url("instances/summarizer/schedules"))
+    young = await api.client.get(api.url("instances/young/schedules"))
+
+    (found,) = shaped(schemas.ScheduleList, listed)["items"]
+    assert (found["name"], found["cron"], found["timeZone"]) == ("daily", "0 6 * * *", "Europe/Berlin")
+    assert (found["suspended"], found["lastFireAt"], found["jitterSeconds"]) == (False, None, 30)
+    assert found["nextFireAt"].endswith((":00:00Z", ":00:00+00:00"))
+    assert "input" not in found
+    assert [item["suspended"] for item in young.json()["items"]] == [True]
+    refused(await api.client.get(api.url("instances/nobody/schedules")), 404, "InstanceNotFound")
+
+
+async def test_a_schedule_can_be_run_now(api):
+    """The run has the schedule's input, says who asked for it, and is repeated under one key."""
+    path = api.url("instances/summarizer/schedules/daily/run")
+    first = await api.client.post(path, headers={"Idempotency-Key": "now"})
+    again = await api.client.post(path, headers={"Idempotency-Key": "now"})
+
+    made = shaped(schemas.RunView, first)
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.json()["id"] == made["id"]
+    assert (made["schedule"], made["fireAt"], made["requestedBy"]) == ("daily", None, "ada")
+    assert made["input"] == {"text": "of the schedule"}
+    shown = shaped(schemas.RunDetail, await api.client.get(first.headers["location"]))
+    assert shown["schedule"] == "daily"
+    assert api.bell.waiting.total() == 1
+    missing = await api.client.post(api.url("instances/summarizer/schedules/weekly/run"))
+    refused(missing, 404, "ScheduleNotFound")
+    clash = await api.client.post(
+        api.url("instances/summarizer/runs"),
+        json={"input": made["input"]},
+        headers={"Idempotency-Key": "now"},
+    )
+    refused(clash, 409, "IdempotencyConflict")
 
 
 async def test_the_run_of_another_instance_is_not_there(api):

@@ -182,6 +182,16 @@ async def postgres_harness(url: str, *, size: int = 10) -> AsyncIterator[Harness
                 " started_at = started_at - $1, created_at = created_at - $1",
                 timedelta(seconds=seconds),
             )
+            for step in (timedelta(days=9999), timedelta(seconds=seconds) - timedelta(days=9999)):
+                # In two steps, so that no time meets another one on its way: they are unique.
+                await connection.execute(
+                    "update run set fire_at = fire_at - $1::interval where fire_at is not null", step
+                )
+            await connection.execute(
+                "update schedule set next_fire_at = next_fire_at - $1::interval,"
+                " next_due_at = next_due_at - $1, last_fire_at = last_fire_at - $1, at = at - $1",
+                timedelta(seconds=seconds),
+            )
             await connection.execute(
                 "update credential set observed_at = observed_at - $1::interval", timedelta(seconds=seconds)
             )

@@ -19,6 +19,7 @@ from everesthood.adapters.languages import Languages
 from everesthood.adapters.memory.bell import MemoryBell
 from everesthood.apis import wire
 from everesthood.apis.names import API_PREFIX
+from everesthood.domain.schedules import Missed, Overlap, Schedule
 from everesthood.entrypoints.web.main import make_server
 from everesthood.entrypoints.web.parts import Parts
 from everesthood.entrypoints.web.streams import Streams
@@ -45,8 +46,20 @@ UIDS = {
     ("acme", "young"): "22222222-2222-4222-8222-222222222222",
     ("globex", "summarizer"): "33333333-3333-4333-8333-333333333333",
 }
+DAILY = Schedule(
+    name="daily",
+    cron="0 6 * * *",
+    time_zone="Europe/Berlin",
+    at=None,
+    overlap=Overlap.SKIP,
+    missed=Missed.LATEST,
+    max_missed=10,
+    jitter_seconds=30,
+    suspended=False,
+    input=b'{"text":"of the schedule"}',
+)
 REVISION = "0123456789abcdef"
-EVERYTHING = ("create run", "list runs", "get runs", "create cancel", "get logs")
+EVERYTHING = ("create run", "list runs", "get runs", "create cancel", "get logs", "list schedules")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -131,6 +144,7 @@ async def publish(registry: Registry) -> None:
                 service_account=f"agent-{name}",
                 current_revision=None if name == "young" else REVISION,
                 config=b"{}",
+                schedules=(DAILY,),
             )
         )
 

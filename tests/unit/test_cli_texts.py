@@ -60,6 +60,24 @@ def test_a_misspelled_reason_brings_the_near_ones():
     assert (caught.value.code, caught.value.hint.split()[3]) == (Code.REFUSED, "SecretNotFound")
 
 
+def test_schedules_are_a_table():
+    """When each fires next, and when it last did."""
+    daily = {"name": "daily", "cron": "0 6 * * *", "timeZone": "Europe/Berlin", "at": None, "overlap": "Skip",
+             "suspended": False, "nextFireAt": "2026-11-26T05:00:00Z", "lastFireAt": None}  # fmt: skip
+    once = daily | {"name": "once", "at": "2026-11-25T05:00:00Z", "nextFireAt": None,
+                    "lastFireAt": "2026-11-25T05:00:00Z"}  # fmt: skip
+    still = daily | {"name": "still", "suspended": True}
+
+    assert show.schedules({"items": [daily, once, still]}, now=NOW).splitlines() == [
+        "NAME    WHEN                        OVERLAP   NEXT                               LAST",
+        "daily   0 6 * * * (Europe/Berlin)   Skip      2026-11-26T05:00:00Z (in 17h00m)   -",
+        "once    2026-11-25T05:00:00Z        Skip      -                                  2026-11-25T05:00:00Z",
+        "still   0 6 * * * (Europe/Berlin)   Skip      suspended                          -",
+    ]
+    scheduled = RUN | {"schedule": "daily", "fireAt": None}
+    assert "Schedule:  daily, by hand" in show.run(scheduled)
+
+
 def test_runs_are_a_table_as_kubectl_writes_it():
     """Columns, no frame, so that it can be cut and piped."""
     dead = RUN | {"state": "dead", "reason": "StepFailed", "startedAt": None}

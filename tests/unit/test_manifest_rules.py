@@ -81,13 +81,29 @@ def test_two_documents_of_one_name_are_refused():
         ({"config": {"limit": "x"}}, Reason.CONFIG_INVALID),
         ({"credentials": []}, Reason.CREDENTIAL_NOT_BOUND),
         ({"plan": "gold"}, Reason.INVALID_SPEC),
-        ({"schedules": [{"name": "a", "cron": "0 6 * * *"}]}, Reason.NOT_YET_SUPPORTED),
+        ({"schedules": [{"name": "a", "cron": "0 25 * * *"}]}, Reason.INVALID_SPEC),
     ],
 )
 def test_an_instance_that_contradicts_its_template_has_a_reason(change, reason):
     """Each refusal carries its reason of the catalogue."""
     verdict = judged(instance(**change), around=around(TEMPLATE, CREDENTIAL))
     assert [p.reason for p in verdict.problems] == [reason]
+
+
+def test_a_schedules_input_must_match_the_template():
+    """What runs by itself is held against the input schema before it is accepted, while that is known."""
+    picky = template(
+        inputSchema={"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}}}
+    )
+    nightly = {"name": "a", "cron": "0 6 * * *"}
+    bare, good = instance(schedules=[nightly]), instance(schedules=[{**nightly, "input": {"id": "7"}}])
+
+    refused = judged(bare, around=around(picky, CREDENTIAL))
+    assert [(p.path, p.reason) for p in refused.problems] == [
+        ("spec.schedules[0].input", Reason.INPUT_INVALID)
+    ]
+    assert judged(good, around=around(picky, CREDENTIAL)).problems == ()
+    assert judged(bare).problems == ()
 
 
 def test_a_pinned_instance_is_not_held_against_the_newest_template():

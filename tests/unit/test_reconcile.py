@@ -205,7 +205,7 @@ async def test_one_worker_needs_no_disruption_budget(world: World):
     [
         ({"workers": {"replicas": -1}}, "InvalidSpec", "spec.workers.replicas"),
         ({"nonsense": 1}, "InvalidSpec", "spec.nonsense"),
-        ({"schedules": [{"name": "s", "cron": "0 0 * * *"}]}, "NotYetSupported", "spec.schedules"),
+        ({"schedules": [{"name": "s", "cron": "0 24 * * *"}]}, "InvalidSpec", "spec.schedules[0].cron"),
         ({"plan": "gold"}, "InvalidSpec", "spec.plan"),
     ],
 )
@@ -259,6 +259,26 @@ async def test_config_that_only_a_new_revision_refuses_keeps_the_old_one(world: 
     assert world.status().revision.current == good
     assert world.status().revision.desired != good
     assert world.record.instances["uid-hello"].published.suspended
+
+
+async def test_schedules_are_published_with_the_instance(world: World):
+    """The record learns of them, of their changes, and that they are gone."""
+    world.template()
+    world.instance(schedules=[{"name": "daily", "cron": "0 6 * * *", "timeZone": "Europe/Berlin"}])
+    await world.settle()
+    (row,) = world.record.schedules.values()
+    before = row.planned
+    world.instance(
+        schedules=[{"name": "daily", "cron": "0 6 * * *", "timeZone": "Europe/Berlin", "suspend": True}]
+    )
+    await world.pass_over()
+    (changed,) = world.record.schedules.values()
+    world.instance()
+    await world.pass_over()
+
+    assert (row.schedule.name, row.schedule.time_zone) == ("daily", "Europe/Berlin")
+    assert (changed.planned, changed.active, changed.schedule.suspended) == (before, False, True)
+    assert world.record.schedules == {}
 
 
 async def test_suspending_is_told_and_published(world: World):

@@ -82,6 +82,7 @@ def test_the_reference_pages_are_complete():
         "run NAME",
         "runs list",
         "runs cancel RUN",
+        "schedules NAME",
         "logs RUN",
         "validate FILES...",
         "migrate",

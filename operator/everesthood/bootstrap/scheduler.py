@@ -12,6 +12,7 @@ from everesthood.bootstrap.connections import open_database, redis_address
 from everesthood.domain.errors import Invalid
 from everesthood.settings import Settings
 from everesthood.usecases.duties import Duty
+from everesthood.usecases.fire_schedules import fire_schedules
 from everesthood.usecases.keep_broker_users import BrokerUserKeeper
 from everesthood.usecases.ports.bell import Bell, BrokerUsers
 from everesthood.usecases.ports.record import ClockStore
@@ -21,6 +22,7 @@ from everesthood.usecases.rescue_runs import rescue_runs
 USERS_SECONDS = 2.0
 BELLS_SECONDS = 1.0
 RESCUE_SECONDS = 1.0
+SCHEDULES_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,11 @@ def duties(
 ) -> tuple[Duty, ...]:
     """Return what the scheduler does, each with its period."""
     return (
+        Duty(
+            name="fire-schedules",
+            period_seconds=SCHEDULES_SECONDS,
+            work=partial(fire_schedules, clock=clock, bell=bell),
+        ),
         Duty(
             name="keep-broker-users",
             period_seconds=USERS_SECONDS,

@@ -31,6 +31,8 @@ REQUIRED: Final[Mapping[str, Requirement]] = MappingProxyType(
         "getRun": Requirement(verb="get", subresource="runs"),
         "cancelRun": Requirement(verb="create", subresource="cancel"),
         "getRunLog": Requirement(verb="get", subresource="logs"),
+        "listSchedules": Requirement(verb="list", subresource="schedules"),
+        "runSchedule": Requirement(verb="create", subresource="run"),
     }
 )
 """By the operation's id in the OpenAPI document."""

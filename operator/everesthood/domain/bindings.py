@@ -10,7 +10,7 @@ from everesthood.apis.reasons import Reason
 from everesthood.apis.v1alpha1.credential import AgentCredentialSpec
 from everesthood.apis.v1alpha1.instance import AgentInstanceSpec, CredentialBinding
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec, CredentialSlot
-from everesthood.domain import egress
+from everesthood.domain import egress, schedules
 from everesthood.domain.errors import Problem
 from everesthood.domain.languages import Languages
 from everesthood.domain.templates import at_pointer
@@ -18,9 +18,7 @@ from everesthood.domain.templates import at_pointer
 
 def instance_problems(spec: AgentInstanceSpec) -> Iterator[Problem]:
     """Yield what is wrong with an instance by itself."""
-    if spec.schedules:
-        message = "schedules are not yet supported by this version"
-        yield Problem("spec.schedules", message, Reason.NOT_YET_SUPPORTED)
+    yield from schedules.problems(spec.schedules)
 
 
 def credential_problems(spec: AgentCredentialSpec, internal_hosts: frozenset[str]) -> Iterator[Problem]:
@@ -37,6 +35,7 @@ def template_problems(
     if spec.update_policy == "Manual":
         return
     yield from _config_problems(spec, template, languages)
+    yield from _schedule_problems(spec, template, languages)
     yield from _slot_problems(spec, template)
     plans = [plan.name for plan in template.plans]
     if spec.plan is not None and spec.plan not in plans:
@@ -49,6 +48,15 @@ def _config_problems(
 ) -> Iterator[Problem]:
     for pointer, message in languages.check(template.config_schema, spec.config):
         yield Problem(at_pointer("spec.config", pointer), message, Reason.CONFIG_INVALID)
+
+
+def _schedule_problems(
+    spec: AgentInstanceSpec, template: AgentTemplateSpec, languages: Languages
+) -> Iterator[Problem]:
+    for index, schedule in enumerate(spec.schedules):
+        for pointer, message in languages.check(template.input_schema, schedule.input):
+            path = at_pointer(f"spec.schedules[{index}].input", pointer)
+            yield Problem(path, message, Reason.INPUT_INVALID)
 
 
 def _slot_problems(spec: AgentInstanceSpec, template: AgentTemplateSpec) -> Iterator[Problem]:

@@ -62,6 +62,10 @@ class Run:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     cancel_requested: bool = False
+    schedule: str | None = None
+    """Schedule of the instance that it belongs to."""
+    fire_at: datetime | None = None
+    """Time of the schedule that it was made for; None when somebody ran the schedule by hand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,8 @@ class RunRequest:
     idempotency_key: str | None = None
     request_digest: bytes = b""
     """Digest of what the caller asked for, to tell a repeat from a clash under one key."""
+    schedule: str | None = None
+    fire_at: datetime | None = None
 
 
 Outcome = Literal["succeeded", "failed", "ambiguous", "cancelled", "released"]

@@ -9,7 +9,7 @@ from everesthood.apis import names
 from everesthood.apis.reasons import ConditionType, Reason
 from everesthood.apis.v1alpha1.instance import AgentInstanceSpec, AgentInstanceStatus
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec
-from everesthood.domain import bindings, conditions, instances, workers
+from everesthood.domain import bindings, conditions, instances, schedules, workers
 from everesthood.domain.children import canonical
 from everesthood.domain.conditions import Notice
 from everesthood.domain.errors import Problem, Unavailable
@@ -213,6 +213,7 @@ def _published(seen: Observed, plan: Plan) -> PublishedInstance:
         config=canonical(seen.spec.config),
         bindings={b.slot: b.credential_ref.name for b in seen.spec.credentials},
         suspended=seen.spec.suspend,
+        schedules=schedules.read(seen.spec.schedules),
     )
 
 

@@ -41,6 +41,8 @@ class Wish:
     requested_by: str
     request_id: str
     idempotency_key: str | None = None
+    schedule: str | None = None
+    """Schedule of the instance that the run belongs to, when somebody runs it now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +140,7 @@ class RequestRun:
             max_run_seconds=contract.max_run_seconds,
             idempotency_key=wish.idempotency_key,
             request_digest=digest,
+            schedule=wish.schedule,
         )
 
     async def _earlier(self, namespace: str, run: RunId) -> Run:
@@ -174,7 +177,10 @@ def _invalid(what: str) -> Invalid:
 def _digest(wish: Wish, value: object) -> bytes:
     """Return what tells a repeat from a clash; white space and the order of keys do not count."""
     canonical = msgspec.json.encode(value, order="deterministic")
-    return hashlib.sha256(b"\0".join((wish.instance.encode(), canonical))).digest()
+    parts = [wish.instance.encode(), canonical]
+    if wish.schedule is not None:
+        parts.append(wish.schedule.encode())
+    return hashlib.sha256(b"\0".join(parts)).digest()
 
 
 def _sentence(found: list[tuple[str, str]]) -> str:
@@ -198,4 +204,5 @@ def _queued(request: RunRequest) -> Run:
         requested_by=request.requested_by,
         request_id=request.request_id,
         created_at=accepted_at(request.id),
+        schedule=request.schedule,
     )

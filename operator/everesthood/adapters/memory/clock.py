@@ -1,13 +1,14 @@
-"""Runs and queues for the scheduler, kept in memory."""
+"""Runs, schedules and queues for the scheduler, kept in memory."""
 
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 
+from everesthood.adapters.memory import schedules
 from everesthood.adapters.memory.record import Record, RunRow
 from everesthood.domain.runs import Next, RunState, after_deadline, after_lease_expiry
-from everesthood.usecases.ports.record import DueBell, QueueOwner
+from everesthood.usecases.ports.record import DueBell, Fired, QueueOwner
 
 
 class MemoryClock:
@@ -42,6 +43,16 @@ class MemoryClock:
             deadline_at=ends,
             now=now,
         )
+
+    async def fire_schedules(self, limit: int) -> Fired:
+        """Accept the runs of due schedules and plan their next times."""
+        with self._record.reach():
+            return schedules.fire(self._record, limit)
+
+    async def release_held(self, limit: int) -> Sequence[tuple[str, str]]:
+        """Let runs go whose schedule's earlier runs are over."""
+        with self._record.reach():
+            return schedules.release(self._record, limit)
 
     async def due_bells(self, older_than_seconds: float) -> Sequence[DueBell]:
         """Return queues with work that waited too long."""

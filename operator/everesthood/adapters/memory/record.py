@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Unavailable
 from everesthood.domain.runs import FINAL, Next, Run, RunId, RunRequest, RunState, deadline
+from everesthood.domain.schedules import Planned, Schedule
 from everesthood.usecases.ports.record import AuditEntry, StoredLine, StoredStep
 from everesthood.usecases.ports.registry import (
     CredentialObservation,
@@ -19,6 +21,9 @@ from everesthood.usecases.ports.registry import (
     PublishedInstance,
     PublishedRevision,
 )
+
+HELD: Final = datetime.max.replace(tzinfo=UTC)
+"""When a run is due that waits for earlier ones of its schedule."""
 
 
 def utc_now() -> datetime:
@@ -84,6 +89,16 @@ class CredentialRow:
     observed_at: datetime | None = None
 
 
+@dataclass(slots=True, kw_only=True)
+class ScheduleRow:
+    """A published schedule and how far it is."""
+
+    schedule: Schedule
+    active: bool
+    planned: Planned | None
+    last_fire_at: datetime | None = None
+
+
 class Topic:
     """Wakes everybody who waits for one kind of change."""
 
@@ -116,6 +131,7 @@ class Record:
         self.instances: dict[str, InstanceRow] = {}
         self.revisions: dict[tuple[str, str], PublishedRevision] = {}
         self.credentials: dict[str, CredentialRow] = {}
+        self.schedules: dict[tuple[str, str], ScheduleRow] = {}
         self.rows: dict[RunId, RunRow] = {}
         self.idempotency: dict[tuple[str, str], tuple[bytes, RunId]] = {}
         self.audit: list[AuditEntry] = []
@@ -173,4 +189,6 @@ def as_run(row: RunRow, *, whole: bool = True) -> Run:
         started_at=row.started_at,
         finished_at=row.finished_at,
         cancel_requested=row.cancel_requested,
+        schedule=asked.schedule,
+        fire_at=asked.fire_at,
     )

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+from everesthood.adapters.memory import schedules
 from everesthood.adapters.memory.record import CredentialRow, InstanceRow, Record
 from everesthood.domain.runs import FINAL, RunState, after_removal
 from everesthood.usecases.ports.registry import (
@@ -31,6 +32,9 @@ class MemoryRegistry:
                 self._record.queue_changed.tell(instance.uid)
             elif not known.deleted and known.published.generation <= instance.generation:
                 known.published = instance
+            else:
+                return
+            schedules.publish(self._record, instance)
 
     def _replace_namesake(self, instance: PublishedInstance) -> None:
         for uid, row in self._record.instances.items():
@@ -69,6 +73,7 @@ class MemoryRegistry:
 
     def _remove(self, uid: str) -> None:
         self._record.instances[uid].deleted = True
+        schedules.forget(self._record, uid)
         for row in self._record.rows.values():
             becomes = after_removal(row.state) if row.request.instance_uid == uid else None
             if becomes is None:

@@ -12,6 +12,7 @@ from everesthood.usecases.ports.record import (
     InstanceTarget,
     RunFilter,
     StoredLine,
+    StoredSchedule,
     StoredStep,
 )
 
@@ -120,6 +121,20 @@ class MemoryRuns:
                 row.cancel_requested = True
                 self._record.run_changed.tell(run)
             return as_run(row)
+
+    async def schedules(self, instance_uid: str) -> Sequence[StoredSchedule]:
+        """Return the schedules of an instance by name."""
+        with self._record.reach():
+            return [
+                StoredSchedule(
+                    schedule=row.schedule,
+                    suspended=not row.active,
+                    next_fire_at=row.planned.fire_at if row.planned else None,
+                    last_fire_at=row.last_fire_at,
+                )
+                for (uid, _), row in sorted(self._record.schedules.items(), key=lambda item: item[0])
+                if uid == instance_uid
+            ]
 
     async def watch(self, run: RunId) -> AsyncIterator[None]:
         """Yield at each change."""

@@ -1,4 +1,4 @@
-"""Runs and queues for the scheduler."""
+"""Runs, schedules and queues for the scheduler."""
 
 import asyncio
 import zlib
@@ -9,13 +9,13 @@ from typing import Final
 
 import asyncpg
 
-from everesthood.adapters.postgres import rows
+from everesthood.adapters.postgres import rows, schedules
 from everesthood.adapters.postgres.announce import Announcer
 from everesthood.adapters.postgres.listen import QUEUES, REGISTRY, Listener
 from everesthood.adapters.postgres.pool import CONNECT_SECONDS, Database, Row, again, sql
 from everesthood.domain.errors import EveresthoodError
 from everesthood.domain.runs import Next, RunState, after_deadline, after_lease_expiry, deadline
-from everesthood.usecases.ports.record import DueBell, QueueOwner
+from everesthood.usecases.ports.record import DueBell, Fired, QueueOwner
 
 _BATCH: Final = 500
 _PROBE_SECONDS: Final = 2.0
@@ -53,6 +53,26 @@ class PostgresClock:
             )
         self._announcer.changed(run for run, _ in verdicts)
         return [becomes.state for _, becomes in verdicts]
+
+    async def fire_schedules(self, limit: int) -> Fired:
+        """Accept the runs of due schedules and plan their next times."""
+
+        async def once() -> tuple[Fired, list[str]]:
+            async with self._database.transaction() as connection:
+                return await schedules.fire(connection, limit)
+
+        fired, cancelled = await again(once)
+        self._announcer.changed(cancelled)
+        return fired
+
+    async def release_held(self, limit: int) -> Sequence[tuple[str, str]]:
+        """Let runs go whose schedule's earlier runs are over."""
+
+        async def once() -> list[tuple[str, str]]:
+            async with self._database.transaction() as connection:
+                return await schedules.release(connection, limit)
+
+        return await again(once)
 
     async def due_bells(self, older_than_seconds: float) -> Sequence[DueBell]:
         """Return queues with work that waited too long."""

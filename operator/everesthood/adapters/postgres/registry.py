@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from everesthood.adapters.postgres import rows
+from everesthood.adapters.postgres import rows, schedules
 from everesthood.adapters.postgres.announce import Announcer
 from everesthood.adapters.postgres.listen import QUEUES, REGISTRY, Listener
 from everesthood.adapters.postgres.pool import Connection, Database, again, sql
@@ -49,6 +49,7 @@ class PostgresRegistry:
                 )
                 removed = [run for row in others for run in await _remove(connection, row["uid"])]
                 row = await connection.fetchrow(sql("publish_instance"), *values)
+                await schedules.publish(connection, instance)
                 return bool(others) or (row is not None and row["fresh"]), removed
 
         fresh, removed = await again(once)
@@ -134,9 +135,13 @@ class PostgresRegistry:
 
 
 async def _remove(connection: Connection, uid: str) -> list[str]:
-    """Mark the instance deleted, which waits for accepts under way, then end its runs."""
+    """Mark the instance deleted, which waits for accepts under way, then end its runs.
+
+    Schedules go between, which waits for those that are being fired, so that their runs are ended too.
+    """
     if await connection.fetchrow(sql("delete_instance"), uid) is None:
         return []
+    await connection.execute(sql("remove_schedules"), uid, [])
     becomes = after_removal(RunState.QUEUED)
     reason, message = (becomes.reason, becomes.message) if becomes else (None, "")
     return [row["id"] for row in await connection.fetch(sql("cancel_waiting"), uid, reason, message)]

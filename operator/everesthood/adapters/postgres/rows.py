@@ -5,6 +5,8 @@ from typing import Final
 from everesthood.adapters.postgres.pool import Row
 from everesthood.apis.reasons import Reason
 from everesthood.domain.runs import Run, RunId, RunState
+from everesthood.domain.schedules import Missed, Overlap, Schedule
+from everesthood.usecases.ports.record import StoredSchedule
 from everesthood.usecases.ports.registry import PublishedCredential
 
 STATES: Final = tuple(RunState)
@@ -34,6 +36,34 @@ def run(row: Row) -> Run:
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         cancel_requested=row["cancel_requested"],
+        schedule=row["schedule"],
+        fire_at=row["fire_at"],
+    )
+
+
+def schedule(row: Row) -> Schedule:
+    """Return the schedule of a row."""
+    return Schedule(
+        name=row["name"],
+        cron=row["cron"],
+        time_zone=row["time_zone"],
+        at=row["at"],
+        overlap=Overlap(row["overlap"]),
+        missed=Missed(row["missed"]),
+        max_missed=row["max_missed"],
+        jitter_seconds=row["jitter_seconds"],
+        suspended=row["suspended"],
+        input=row["input"].encode(),
+    )
+
+
+def stored_schedule(row: Row) -> StoredSchedule:
+    """Return the schedule of a row with how far it is."""
+    return StoredSchedule(
+        schedule=schedule(row),
+        suspended=not row["active"],
+        next_fire_at=row["next_fire_at"],
+        last_fire_at=row["last_fire_at"],
     )
 
 

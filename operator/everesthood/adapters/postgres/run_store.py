@@ -14,7 +14,14 @@ from everesthood.adapters.postgres.pool import Connection, Database, again, sql
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Conflict, EveresthoodError, NotFound
 from everesthood.domain.runs import Run, RunId, RunRequest, after_cancel
-from everesthood.usecases.ports.record import Accepted, InstanceTarget, RunFilter, StoredLine, StoredStep
+from everesthood.usecases.ports.record import (
+    Accepted,
+    InstanceTarget,
+    RunFilter,
+    StoredLine,
+    StoredSchedule,
+    StoredStep,
+)
 
 _LOOK_SECONDS: Final = 5.0
 """A watcher looks this often even when nobody tells it of a change."""
@@ -117,6 +124,10 @@ class PostgresRuns:
             self._announcer.changed([run])
         return await self.get(namespace, run)
 
+    async def schedules(self, instance_uid: str) -> Sequence[StoredSchedule]:
+        """Return the schedules of an instance by name."""
+        return [rows.stored_schedule(row) for row in await self._database.fetch("schedules", instance_uid)]
+
     async def watch(self, run: RunId) -> AsyncIterator[None]:
         """Yield when somebody told of the run, and every few seconds in case nobody could."""
         async with aclosing(self._listener.subscribe(RUNS, run)) as told:
@@ -162,6 +173,7 @@ def _columns(batch: Sequence[RunRequest]) -> tuple[list[object], ...]:
             request.max_run_seconds,
             request.idempotency_key,
             request.request_digest,
+            request.schedule,
         )
         for request in batch
     ]

@@ -24,12 +24,55 @@ class CredentialBinding(Model):
 
 
 class Schedule(Model):
-    """When a run starts by itself."""
+    """When runs start by themselves: at the times of `cron`, or once, at `at`."""
+
+    model_config = {
+        **Model.model_config,
+        "json_schema_extra": rules(
+            ("has(self.cron) != has(self.at)", "set exactly one of cron and at"),
+        ),
+    }
 
     name: Annotated[Name, Field(description="Name of the schedule.")]
-    cron: Annotated[str, Field(min_length=9, max_length=100, description="Five cron fields.")]
-    time_zone: Annotated[str, Field(max_length=64, description="IANA time zone.")] = "Etc/UTC"
-    input: Annotated[JsonObject, Field(description="Input of the runs.")] = {}
+    cron: Annotated[
+        str | None,
+        Field(
+            min_length=9,
+            max_length=100,
+            description="Five cron fields: minute, hour, day of month, month, day of week.",
+        ),
+    ] = None
+    time_zone: Annotated[
+        str, Field(min_length=1, max_length=64, description="IANA time zone in which cron is read.")
+    ] = "Etc/UTC"
+    at: Annotated[
+        str | None,
+        Field(
+            max_length=40,
+            json_schema_extra={"format": "date-time"},
+            description="The one time of a schedule without cron, as in RFC 3339.",
+        ),
+    ] = None
+    overlap: Annotated[
+        Literal["Allow", "Skip", "Queue", "CancelPrevious"],
+        Field(description="What happens at a time at which an earlier run of the schedule is not over."),
+    ] = "Skip"
+    missed: Annotated[
+        Literal["Skip", "Latest", "All"],
+        Field(description="Which times are made up for that passed by more than a minute ago."),
+    ] = "Latest"
+    max_missed: Annotated[
+        int, Field(ge=1, le=100, description="Most times that `missed: All` makes up for, the latest ones.")
+    ] = 10
+    jitter_seconds: Annotated[
+        int, Field(ge=0, le=3600, description="Runs start up to so many seconds after the time.")
+    ] = 0
+    suspend: Annotated[
+        bool, Field(description="True stops this schedule; `missed` says what is made up for later.")
+    ] = False
+    input: Annotated[
+        JsonObject, Field(description="Input of the runs, matching the template's inputSchema.")
+    ] = {}
 
 
 class Workers(Model):

@@ -15,18 +15,28 @@ from everesthood.entrypoints.cli.api import Connection
 from everesthood.entrypoints.cli.exits import Code, Stopped
 from everesthood.entrypoints.cli.kubectl import Kubectl
 from everesthood.entrypoints.cli.main import PROCESSES, start
-from everesthood.entrypoints.cli.runs import logs, run, runs
+from everesthood.entrypoints.cli.runs import logs, run, runs, schedules
 from everesthood.entrypoints.cli.status import status
 
 PROGRAM: Final = "everesthood"
 _SLOW: Final = {"dev", "migrate", "validate"}
-_QUICK: Final = {"run", "runs", "logs", "status", "explain", "version", "completion", *PROCESSES} - _SLOW
+_QUICK: Final = {
+    "run",
+    "runs",
+    "logs",
+    "schedules",
+    "status",
+    "explain",
+    "version",
+    "completion",
+    *PROCESSES,
+} - _SLOW
 _PROCESS_HELP: Final = {
     "controller": "Reconcile the kinds of Everesthood (a process of the installation).",
     "admission": "Serve the validating webhook (a process of the installation).",
     "gateway": "Serve the workers (a process of the installation).",
     "web": "Serve the REST API (a process of the installation).",
-    "scheduler": "Rescue runs and repair bells (a process of the installation).",
+    "scheduler": "Fire schedules, rescue runs and repair bells (a process of the installation).",
     "worker": "Execute the runs of one AgentInstance (started by the controller).",
 }
 
@@ -118,6 +128,7 @@ def _process(name: str) -> None:
 app.command()(run)
 app.add_typer(runs, name="runs", help="List, show, cancel and read runs.")
 app.command()(logs)
+app.command()(schedules)
 app.command()(status)
 for _name in _PROCESS_HELP:
     _process(_name)

@@ -33,6 +33,9 @@ def run(  # noqa: PLR0913 - Typer reads options from arguments
     given: Annotated[
         str, typer.Option("--input", help="Input as JSON, @FILE, or - for standard input.")
     ] = "{}",
+    schedule: Annotated[
+        str, typer.Option(help="Run this schedule of the AgentInstance now, with its input.")
+    ] = "",
     wait: Annotated[
         bool, typer.Option("--follow", "-f", help="Show log and steps until the run is over.")
     ] = False,
@@ -40,9 +43,10 @@ def run(  # noqa: PLR0913 - Typer reads options from arguments
     output: Output = Format.TEXT,
 ) -> None:
     """Start a run of an agent."""
-    body = _body(given)
+    body = None if schedule else _body(given)
     with open_api(context, namespace) as api:
-        path = f"instances/{quote(name, safe='')}/runs"
+        place = f"schedules/{quote(schedule, safe='')}/run" if schedule else "runs"
+        path = f"instances/{quote(name, safe='')}/{place}"
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         accepted = api.call("POST", path, body=body, headers=headers)
         if wait:
@@ -142,6 +146,24 @@ def logs(
 ) -> None:
     """Show a run's log; the same as `runs log`."""
     log(context, run, namespace=namespace, wait=wait, instance=instance, output=output)
+
+
+def schedules(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the AgentInstance.")],
+    *,
+    namespace: Namespace = "",
+    output: Output = Format.TEXT,
+) -> None:
+    """List the schedules of an agent with their next and last times."""
+    with open_api(context, namespace) as api:
+        found = api.call("GET", f"instances/{quote(name, safe='')}/schedules")
+        if output is Format.JSON:
+            _json(found)
+        elif found["items"]:
+            typer.echo(show.schedules(found))
+        else:
+            typer.echo(f"{api.namespace}/{name} has no schedules; spec.schedules would make some.")
 
 
 def _pages(api: Api, run: str, output: Format, instance: str) -> None:

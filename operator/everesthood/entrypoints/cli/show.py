@@ -42,6 +42,23 @@ def _row(run: Json, now: datetime) -> Sequence[str]:
     return run["id"], run["instance"], run["state"], run["reason"] or "-", age, took(run)
 
 
+def schedules(page: Json, *, now: datetime | None = None) -> str:
+    """Return the schedules of an instance as a table."""
+    rows = (_schedule(found, now or datetime.now(UTC)) for found in page["items"])
+    return table(rows, ("NAME", "WHEN", "OVERLAP", "NEXT", "LAST"))
+
+
+def _schedule(found: Json, now: datetime) -> Sequence[str]:
+    when = found["at"] or f"{found['cron']} ({found['timeZone']})"
+    if found["suspended"]:
+        following = "suspended"
+    elif found["nextFireAt"] is None:
+        following = "-"
+    else:
+        following = f"{found['nextFireAt']} (in {span(_time(found['nextFireAt']) - now)})"
+    return found["name"], one_line(when), found["overlap"], following, found["lastFireAt"] or "-"
+
+
 def run(found: Json) -> str:
     """Return one run with its steps."""
     facts = [
@@ -54,6 +71,8 @@ def run(found: Json) -> str:
         ("Took", took(found)),
         ("By", f"{one_line(found['requestedBy'])}, request {found['requestId']}"),
     ]
+    if found.get("schedule"):
+        facts.append(("Schedule", f"{found['schedule']}, {found['fireAt'] or 'by hand'}"))
     lines = [f"{name + ':':<10} {value}" for name, value in facts]
     if found.get("steps"):
         rows = (

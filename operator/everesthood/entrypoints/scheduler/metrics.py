@@ -15,6 +15,6 @@ LAST_SUCCESS = Gauge(
 )
 DONE = Counter(
     "everesthood_duty_done",
-    "What duties did: bells rung again, runs rescued by outcome, broker users made and removed.",
+    "What duties did: runs of schedules, bells rung again, runs rescued by outcome, broker users.",
     ["duty", "what"],
 )

@@ -21,8 +21,9 @@ from everesthood.usecases.cancel_run import cancel_run
 from everesthood.usecases.follow_run import follow_run
 from everesthood.usecases.get_run import find_run, get_log, get_run
 from everesthood.usecases.list_runs import list_runs
+from everesthood.usecases.list_schedules import find_schedule, list_schedules
 from everesthood.usecases.ports.record import RunFilter
-from everesthood.usecases.request_run import Wish
+from everesthood.usecases.request_run import Answer, Wish
 
 _SAYS: Final = {
     401: "No valid token came with the request.",
@@ -81,7 +82,10 @@ async def create_run(
         request_id=call.request_id,
         idempotency_key=bodies.idempotency_key(idempotency_key),
     )
-    answer = await call.parts.request_run(wish)
+    return _accepted(call, await call.parts.request_run(wish))
+
+
+def _accepted(call: Call, answer: Answer) -> Response:
     location = f"{names.API_PREFIX}/namespaces/{call.namespace}/runs/{answer.run.id}"
     status = 200 if answer.repeated else 201
     return _json(schemas.view(answer.run), status=status, headers={"Location": location})
@@ -135,6 +139,53 @@ async def stop_run(run: RunPath, call: Annotated[Call, Depends(guard("cancelRun"
     actor = call.identity.username
     now = await cancel_run(call.parts.runs, found, actor=actor, request_id=call.request_id)
     return _json(schemas.view(now))
+
+
+@_operation(
+    "GET",
+    "/instances/{name}/schedules",
+    "listSchedules",
+    summary="List the schedules of an AgentInstance",
+    response_model=schemas.ScheduleList,
+    responses=_problems(404),
+)
+async def get_schedules(call: Annotated[Call, Depends(guard_of_instance("listSchedules"))]) -> Response:
+    """List the schedules of an AgentInstance with their next and last times."""
+    found = await list_schedules(call.parts.runs, call.namespace, call.instance)
+    return _json({"items": [schemas.schedule_view(schedule) for schedule in found]})
+
+
+@_operation(
+    "POST",
+    "/instances/{name}/schedules/{schedule}/run",
+    "runSchedule",
+    summary="Run a schedule now",
+    response_model=schemas.RunView,
+    status_code=201,
+    responses={
+        **_problems(404, 409, 422),
+        200: {"description": "The same request was accepted before.", "model": schemas.RunView},
+    },
+)
+async def run_schedule(
+    schedule: Annotated[str, Path(description="Name of the schedule.")],
+    call: Annotated[Call, Depends(guard_of_instance("runSchedule"))],
+    idempotency_key: Annotated[
+        str | None, Header(description="A repeat with the same key gets the same run.")
+    ] = None,
+) -> Response:
+    """Accept a run with the schedule's input, whatever else runs; its times stay as they are."""
+    found = await find_schedule(call.parts.runs, call.namespace, call.instance, schedule)
+    wish = Wish(
+        namespace=call.namespace,
+        instance=call.instance,
+        input=found.schedule.input,
+        requested_by=call.identity.username,
+        request_id=call.request_id,
+        idempotency_key=bodies.idempotency_key(idempotency_key),
+        schedule=found.schedule.name,
+    )
+    return _accepted(call, await call.parts.request_run(wish))
 
 
 class LogQuery(BaseModel):

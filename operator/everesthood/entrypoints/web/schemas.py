@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from everesthood.domain.runs import Run, RunState
-from everesthood.usecases.ports.record import StoredLine, StoredStep
+from everesthood.domain.schedules import Missed, Overlap
+from everesthood.usecases.ports.record import StoredLine, StoredSchedule, StoredStep
 
 RunJson = dict[str, object]
 
@@ -59,8 +60,13 @@ class RunSummary(_Shape):
     ] = None
     attempt: Annotated[int, Field(description="How many workers took it up so far.")]
     cancel_requested: Annotated[bool, Field(description="Its worker was told to stop.")]
-    requested_by: Annotated[str, Field(description="Kubernetes user that asked for it.")]
+    requested_by: Annotated[str, Field(description="Kubernetes user that asked for it, or `schedule/NAME`.")]
     request_id: Annotated[str, Field(description="X-Request-Id of the request that made it.")]
+    schedule: Annotated[str | None, Field(description="Schedule of the instance that it belongs to.")] = None
+    fire_at: Annotated[
+        datetime | None,
+        Field(description="Time of the schedule that it was made for; null when it was run by hand."),
+    ] = None
     created_at: Annotated[datetime, Field(description="When it was accepted.")]
     started_at: Annotated[datetime | None, Field(description="First start.")] = None
     finished_at: Annotated[datetime | None, Field(description="When it became final.")] = None
@@ -103,6 +109,34 @@ class LogPage(_Shape):
     next: Annotated[int | None, Field(description="`after` of the next page, when there may be one.")] = None
 
 
+class ScheduleView(_Shape):
+    """A schedule of an AgentInstance and how far it is."""
+
+    name: Annotated[str, Field(description="Name in spec.schedules.")]
+    cron: Annotated[str | None, Field(description="Five cron fields; null for a one-shot.")] = None
+    time_zone: Annotated[str, Field(description="IANA time zone in which cron is read.")]
+    at: Annotated[datetime | None, Field(description="The one time of a one-shot.")] = None
+    overlap: Annotated[Overlap, Field(description="What happens beside an earlier run.")]
+    missed: Annotated[Missed, Field(description="Which missed times are made up for.")]
+    max_missed: Annotated[int, Field(description="Most times that `missed: All` makes up for.")]
+    jitter_seconds: Annotated[int, Field(description="Runs start up to so many seconds after the time.")]
+    suspended: Annotated[
+        bool,
+        Field(description="It does not fire: suspended, as its instance may be, or without a good revision."),
+    ]
+    next_fire_at: Annotated[
+        datetime | None,
+        Field(description="Next time, without jitter; in the past while it is suspended. Null: no other."),
+    ] = None
+    last_fire_at: Annotated[datetime | None, Field(description="Last time that got a run.")] = None
+
+
+class ScheduleList(_Shape):
+    """The schedules of an AgentInstance."""
+
+    items: Annotated[list[ScheduleView], Field(description="By name.")]
+
+
 class FieldProblem(_Shape):
     """One broken rule."""
 
@@ -136,6 +170,8 @@ def summary(run: Run) -> RunJson:
         "cancelRequested": run.cancel_requested,
         "requestedBy": run.requested_by,
         "requestId": run.request_id,
+        "schedule": run.schedule,
+        "fireAt": run.fire_at,
         "createdAt": run.created_at,
         "startedAt": run.started_at,
         "finishedAt": run.finished_at,
@@ -164,6 +200,24 @@ def step_view(step: StoredStep) -> RunJson:
         "attempt": step.attempt,
         "startedAt": step.started_at,
         "finishedAt": step.finished_at,
+    }
+
+
+def schedule_view(found: StoredSchedule) -> RunJson:
+    """Return a schedule as ScheduleView."""
+    schedule = found.schedule
+    return {
+        "name": schedule.name,
+        "cron": schedule.cron,
+        "timeZone": schedule.time_zone,
+        "at": schedule.at,
+        "overlap": schedule.overlap,
+        "missed": schedule.missed,
+        "maxMissed": schedule.max_missed,
+        "jitterSeconds": schedule.jitter_seconds,
+        "suspended": found.suspended,
+        "nextFireAt": found.next_fire_at,
+        "lastFireAt": found.last_fire_at,
     }
 
 

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from everesthood.apis.wire import HeartbeatReply, HeartbeatRequest, WorkReply, WorkRequest
 from everesthood.domain.runs import Run, RunId, RunRequest, RunState
+from everesthood.domain.schedules import Schedule
 from everesthood.usecases.ports.registry import PublishedCredential, PublishedInstance, PublishedRevision
 
 
@@ -83,6 +84,19 @@ class StoredLine:
     message: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSchedule:
+    """A published schedule and how far it is."""
+
+    schedule: Schedule
+    suspended: bool
+    """It does not fire, because it, its instance or the lack of a good revision holds it."""
+    next_fire_at: datetime | None
+    """None when no time is to come."""
+    last_fire_at: datetime | None
+    """The last time that got a run."""
+
+
 class RunStore(Protocol):
     """Runs, for the web API."""
 
@@ -121,6 +135,10 @@ class RunStore(Protocol):
         """Cancel a waiting run now, mark a running one so that its worker stops; None if not there."""
         ...
 
+    async def schedules(self, instance_uid: str) -> Sequence[StoredSchedule]:
+        """Return the schedules of an instance by name."""
+        ...
+
     def watch(self, run: RunId) -> AsyncIterator[None]:
         """Yield whenever the run, its steps or its log may have changed."""
         ...
@@ -155,8 +173,35 @@ class QueueOwner:
     ready: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fired:
+    """What one transaction did with due schedules."""
+
+    schedules: int
+    """Schedules that were due, fired or not."""
+    started: int
+    """Runs that were accepted."""
+    skipped: int
+    """Times that got no run because of `missed` or `overlap`."""
+    cancelled: int
+    """Earlier runs that were cancelled or marked so."""
+    ring: tuple[tuple[str, str], ...]
+    """(instance uid, revision) whose bells are to be rung."""
+
+
 class ClockStore(Protocol):
-    """Runs and queues, for the scheduler."""
+    """Runs, schedules and queues, for the scheduler."""
+
+    async def fire_schedules(self, limit: int) -> Fired:
+        """Accept the runs of at most so many due schedules and plan their next times, in one transaction.
+
+        Any number of processes may call at once: a time of a schedule gets at most one run.
+        """
+        ...
+
+    async def release_held(self, limit: int) -> Sequence[tuple[str, str]]:
+        """Let runs go whose schedule's earlier runs are over; return the queues to ring."""
+        ...
 
     async def rescue(self) -> Mapping[str, int]:
         """Return expired leases to the queue or end their runs; counts by outcome."""

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from everesthood.domain.schedules import Schedule
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedInstance:
@@ -23,6 +25,7 @@ class PublishedInstance:
     bindings: dict[str, str] = field(default_factory=dict)
     """Credential slot → name of the AgentCredential."""
     suspended: bool = False
+    schedules: tuple[Schedule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +79,10 @@ class Registry(Protocol):
     """Where the controller publishes; every call is idempotent."""
 
     async def publish_instance(self, instance: PublishedInstance) -> None:
-        """Write the instance; unchanged content writes nothing."""
+        """Write the instance with its schedules; unchanged content writes nothing.
+
+        A schedule whose timing is new counts from now; every other keeps its next time.
+        """
         ...
 
     async def publish_revision(self, revision: PublishedRevision) -> None:
@@ -88,7 +94,7 @@ class Registry(Protocol):
         ...
 
     async def remove_instance(self, uid: str) -> None:
-        """Cancel what waits, mark the instance deleted, so that its broker user goes too."""
+        """Cancel what waits, forget schedules, mark the instance deleted, so that its broker user goes."""
         ...
 
     async def remove_credential(self, uid: str) -> None:

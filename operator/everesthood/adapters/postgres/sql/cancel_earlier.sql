@@ -1,0 +1,11 @@
+-- Writes cancellations that were decided under the rows' locks.
+with changed as (
+    update run r
+    set state = c.state, cancel_requested = true, reason = c.reason, message = c.message,
+        finished_at = case when c.state = 1 then null else now() end
+    from unnest($1::uuid[], $2::smallint[], $3::text[], $4::text[]) c(id, state, reason, message)
+    where r.id = c.id
+    returning r.namespace, r.id, r.schedule
+)
+insert into audit (namespace, actor, action, target, request_id)
+select namespace, 'schedule/' || schedule, 'run.cancel', 'run/' || id, '' from changed

@@ -1,0 +1,1 @@
+delete from schedule where instance_uid = $1 and name <> all($2::text[])
