@@ -25,7 +25,7 @@ from tests.support.record import (
 from everesthood.apis.wire import Assignment, Checkpoint, Finish, HeartbeatRequest, WorkReply, WorkRequest
 from everesthood.domain.errors import EveresthoodError
 from everesthood.domain.run_ids import uuid7
-from everesthood.domain.runs import FINAL, Run, RunId
+from everesthood.domain.runs import FINAL, Run, RunId, RunRetry
 from everesthood.usecases.ports.record import RunFilter
 
 pytestmark = pytest.mark.contract
@@ -80,8 +80,13 @@ class RecordMachine(RuleBasedStateMachine):
     def _one(self, number: int) -> Assignment | None:
         return self.given[number % len(self.given)] if self.given else None
 
-    @rule(key=st.none() | st.sampled_from("ab"), digest=st.sampled_from([b"x", b"y"]), most=st.integers(1, 3))
-    def accept(self, key, digest, most) -> None:
+    @rule(
+        key=st.none() | st.sampled_from("ab"),
+        digest=st.sampled_from([b"x", b"y"]),
+        most=st.integers(1, 3),
+        failures=st.integers(1, 3),
+    )
+    def accept(self, key, digest, most, failures) -> None:
         self.count += 1
         request = wish(
             id=self._run(self.count),
@@ -89,6 +94,7 @@ class RecordMachine(RuleBasedStateMachine):
             request_digest=digest,
             max_attempts=most,
             max_run_seconds=100,
+            retry=RunRetry(max_attempts=failures, initial_seconds=0),  # no spread: both wait equally long
         )
         self.do(lambda record: record.runs.accept(request))
 
@@ -97,10 +103,24 @@ class RecordMachine(RuleBasedStateMachine):
         reply = self.do(lambda record: record.work.work(seat(revision), WorkRequest(want=want)))
         self.given += reply.assignments
 
-    @rule(number=st.integers(0, 30), outcome=OUTCOMES, reason=st.sampled_from(["", "RunTimedOut", "x"]))
-    def hand_in(self, number, outcome, reason) -> None:
+    @rule(
+        number=st.integers(0, 30),
+        outcome=OUTCOMES,
+        reason=st.sampled_from(["", "RunTimedOut", "x"]),
+        transient=st.booleans(),
+        wait=st.sampled_from([None, 17.0]),
+    )
+    def hand_in(self, number, outcome, reason, transient, wait) -> None:
         if (held := self._one(number)) is not None:
-            end = Finish(run=held.run, fence=held.fence, outcome=outcome, reason=reason, steps=(step("z"),))
+            end = Finish(
+                run=held.run,
+                fence=held.fence,
+                outcome=outcome,
+                reason=reason,
+                steps=(step("z"),),
+                transient=transient,
+                retry_after_seconds=wait,
+            )
             self.do(lambda record: record.work.work(seat(), WorkRequest(finished=(end,))))
 
     @rule(number=st.integers(0, 30), name=st.sampled_from("ab"), state=st.sampled_from(["started", "failed"]))
@@ -147,7 +167,8 @@ class RecordMachine(RuleBasedStateMachine):
         """No run ever leaves a final state, and none runs more often than it may."""
         runs = self.do(lambda record: record.runs.list(RunFilter(namespace="acme", limit=1000)))
         for run in runs:
-            assert run.attempt <= 3
+            assert run.attempt - run.failures <= 3
+            assert run.failures <= 3
             if run.id in self.final:
                 assert (run.state, run.reason, run.finished_at) == self.final[run.id]
             elif run.state in FINAL:
@@ -168,7 +189,7 @@ def _plain(answer: object) -> object:
         case Assignment():
             plain = (answer.run, answer.fence, answer.attempt, bytes(answer.input), _names(answer.steps))
         case Run():
-            plain = replace(answer, created_at=_START, started_at=None, finished_at=None)
+            plain = replace(answer, created_at=_START, started_at=None, finished_at=None, due_at=None)
         case _:
             plain = answer
     return plain

@@ -14,7 +14,7 @@ from everesthood.apis.reasons import Reason
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec
 from everesthood.domain.errors import Conflict, Invalid, NotFound, Problem
 from everesthood.domain.run_ids import RANDOM_BYTES, accepted_at, uuid7
-from everesthood.domain.runs import Run, RunId, RunRequest, RunState
+from everesthood.domain.runs import Run, RunId, RunRequest, RunRetry, RunState
 from everesthood.usecases.ports.bell import Bell
 from everesthood.usecases.ports.record import InstanceTarget, RunStore
 
@@ -59,6 +59,7 @@ class _Contract:
     schema_bytes: int
     max_attempts: int
     max_run_seconds: int
+    retry: RunRetry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +137,7 @@ class RequestRun:
             request_id=wish.request_id,
             max_attempts=contract.max_attempts,
             max_run_seconds=contract.max_run_seconds,
+            retry=contract.retry,
             idempotency_key=wish.idempotency_key,
             request_digest=digest,
         )
@@ -149,11 +151,13 @@ class RequestRun:
 
 def _read(spec: bytes) -> _Contract:
     template = AgentTemplateSpec.model_validate_json(spec)
+    retry = template.queue.retry
     return _Contract(
         input_schema=template.input_schema,
         schema_bytes=len(msgspec.json.encode(template.input_schema)),
         max_attempts=template.queue.max_attempts,
         max_run_seconds=template.queue.max_run_seconds,
+        retry=RunRetry() if retry is None else RunRetry(**retry.model_dump()),
     )
 
 
@@ -198,4 +202,5 @@ def _queued(request: RunRequest) -> Run:
         requested_by=request.requested_by,
         request_id=request.request_id,
         created_at=accepted_at(request.id),
+        due_at=accepted_at(request.id),
     )

@@ -36,7 +36,7 @@ class MemoryClock:
         if row.state is not RunState.RUNNING or row.lease_until is None or row.lease_until >= now:
             return None
         return after_lease_expiry(
-            attempt=row.attempt,
+            attempt=row.attempt - row.failures,
             max_attempts=row.request.max_attempts,
             cancel_requested=row.cancel_requested,
             deadline_at=ends,

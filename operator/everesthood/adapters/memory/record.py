@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Unavailable
@@ -44,6 +44,9 @@ class RunRow:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     cancel_requested: bool = False
+    failures: int = 0
+    failed_attempt: int = 0
+    """The last attempt that failed and was to be tried again."""
     steps: dict[str, StoredStep] = field(default_factory=dict)
     log: list[StoredLine] = field(default_factory=list)
 
@@ -58,12 +61,15 @@ class RunRow:
         if not keeps:
             self.reason, self.message = following.reason, following.message
         self.state = following.state
+        if following.state is RunState.QUEUED and following.failure_change:
+            self.failed_attempt = self.attempt
         self.attempt += following.attempt_change
+        self.failures += following.failure_change
         self.lease_until = None
         if following.state in FINAL:
             self.finished_at = now
         else:
-            self.due_at = now
+            self.due_at = now + timedelta(seconds=following.pause_seconds)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -173,4 +179,6 @@ def as_run(row: RunRow, *, whole: bool = True) -> Run:
         started_at=row.started_at,
         finished_at=row.finished_at,
         cancel_requested=row.cancel_requested,
+        failures=row.failures,
+        due_at=row.due_at if row.state is RunState.QUEUED else None,
     )

@@ -111,7 +111,7 @@ def _verdict(row: Row) -> Next:
     if rows.STATES[row["state"]] is RunState.QUEUED:
         return after_deadline()
     return after_lease_expiry(
-        attempt=row["attempt"],
+        attempt=row["attempt"] - row["failures"],
         max_attempts=row["max_attempts"],
         cancel_requested=row["cancel_requested"],
         deadline_at=deadline(started_at=row["started_at"], max_run_seconds=row["max_run_seconds"]),

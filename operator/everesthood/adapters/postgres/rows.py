@@ -34,6 +34,8 @@ def run(row: Row) -> Run:
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         cancel_requested=row["cancel_requested"],
+        failures=row["failures"],
+        due_at=row["due_at"] if row["state"] == CODES[RunState.QUEUED] else None,
     )
 
 

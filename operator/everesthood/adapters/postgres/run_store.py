@@ -162,6 +162,9 @@ def _columns(batch: Sequence[RunRequest]) -> tuple[list[object], ...]:
             request.max_run_seconds,
             request.idempotency_key,
             request.request_digest,
+            request.retry.max_attempts,
+            request.retry.initial_seconds,
+            request.retry.max_seconds,
         )
         for request in batch
     ]

@@ -49,7 +49,7 @@ def run(found: Json) -> str:
         ("Instance", f"{found['namespace']}/{found['instance']}"),
         ("State", state(found)),
         ("Revision", found["revision"] or "-"),
-        ("Attempt", str(found["attempt"])),
+        ("Attempt", _attempts(found)),
         ("Accepted", found["createdAt"]),
         ("Took", took(found)),
         ("By", f"{one_line(found['requestedBy'])}, request {found['requestId']}"),
@@ -68,6 +68,12 @@ def run(found: Json) -> str:
         )
         lines += ["", table(rows, ("STEP", "STATE", "TRIES", "REASON", "MESSAGE"))]
     return "\n".join([*lines, *_values(found)])
+
+
+def _attempts(found: Json) -> str:
+    failed = f", {found['failures']} failed" if found.get("failures") else ""
+    waits = f", next not before {found['dueAt']}" if failed and found.get("dueAt") else ""
+    return f"{found['attempt']}{failed}{waits}"
 
 
 def _values(found: Json) -> list[str]:

@@ -58,6 +58,10 @@ class RunSummary(_Shape):
         str | None, Field(description="Revision of the template that it executes, from its first start.")
     ] = None
     attempt: Annotated[int, Field(description="How many workers took it up so far.")]
+    failures: Annotated[int, Field(description="How many of its attempts failed so far.")] = 0
+    due_at: Annotated[
+        datetime | None, Field(description="When it may start, while it is queued: later after a failure.")
+    ] = None
     cancel_requested: Annotated[bool, Field(description="Its worker was told to stop.")]
     requested_by: Annotated[str, Field(description="Kubernetes user that asked for it.")]
     request_id: Annotated[str, Field(description="X-Request-Id of the request that made it.")]
@@ -133,6 +137,8 @@ def summary(run: Run) -> RunJson:
         "message": run.message,
         "revision": run.revision,
         "attempt": run.attempt,
+        "failures": run.failures,
+        "dueAt": run.due_at,
         "cancelRequested": run.cancel_requested,
         "requestedBy": run.requested_by,
         "requestId": run.request_id,

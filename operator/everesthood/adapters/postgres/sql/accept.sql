@@ -4,9 +4,10 @@
 with asked as (
     select * from unnest(
         $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-        $8::int[], $9::int[], $10::text[], $11::bytea[]
+        $8::int[], $9::int[], $10::text[], $11::bytea[], $12::int[], $13::int[], $14::int[]
     ) t(id, instance_uid, namespace, instance, input, requested_by, request_id,
-        max_attempts, max_run_seconds, key, digest)
+        max_attempts, max_run_seconds, key, digest,
+        retry_max_attempts, retry_initial_seconds, retry_max_seconds)
 ), live as materialized (
     select uid, current_revision, suspended from instance
     where uid in (select instance_uid from asked) and deleted_at is null
@@ -20,9 +21,11 @@ with asked as (
     returning run_id
 ), fresh as (
     insert into run (id, namespace, instance, instance_uid, input, requested_by, request_id,
-                     max_attempts, max_run_seconds)
+                     max_attempts, max_run_seconds,
+                     retry_max_attempts, retry_initial_seconds, retry_max_seconds)
     select id, namespace, instance, instance_uid, input::json, requested_by, request_id,
-           max_attempts, max_run_seconds
+           max_attempts, max_run_seconds,
+           retry_max_attempts, retry_initial_seconds, retry_max_seconds
     from asked
     where instance_uid in (select uid from live) and (key is null or id in (select run_id from keyed))
     returning id, namespace, instance_uid, requested_by, request_id

@@ -1,7 +1,7 @@
 -- Newest first: ids carry the time. Without inputs and outputs.
 select id::text, namespace, instance, instance_uid, state, '' as input, null as output, reason, message,
        revision, attempt, fence, requested_by, request_id, created_at, started_at, finished_at,
-       cancel_requested
+       cancel_requested, failures, due_at
 from run
 where namespace = $1
   and ($2::text is null or instance = $2)

@@ -8,5 +8,5 @@ with silent as (
     where state = 0 and revision is not null and started_at + max_run_seconds * interval '1 second' <= now()
     limit $1 for update skip locked
 )
-select id::text, state, attempt, max_attempts, max_run_seconds, cancel_requested, started_at, now() as now
+select id::text, state, attempt, failures, max_attempts, max_run_seconds, cancel_requested, started_at, now() as now
 from (select * from silent union all select * from late) overdue
