@@ -85,8 +85,10 @@ class RecordMachine(RuleBasedStateMachine):
         digest=st.sampled_from([b"x", b"y"]),
         most=st.integers(1, 3),
         failures=st.integers(1, 3),
+        priority=st.sampled_from([0, 0, 9]),
+        ttl=st.sampled_from([None, None, 7]),
     )
-    def accept(self, key, digest, most, failures) -> None:
+    def accept(self, key, digest, most, failures, priority, ttl) -> None:
         self.count += 1
         request = wish(
             id=self._run(self.count),
@@ -95,6 +97,8 @@ class RecordMachine(RuleBasedStateMachine):
             max_attempts=most,
             max_run_seconds=100,
             retry=RunRetry(max_attempts=failures, initial_seconds=0),  # no spread: both wait equally long
+            priority=priority,
+            ttl_seconds=ttl,
         )
         self.do(lambda record: record.runs.accept(request))
 
@@ -189,7 +193,9 @@ def _plain(answer: object) -> object:
         case Assignment():
             plain = (answer.run, answer.fence, answer.attempt, bytes(answer.input), _names(answer.steps))
         case Run():
-            plain = replace(answer, created_at=_START, started_at=None, finished_at=None, due_at=None)
+            plain = replace(
+                answer, created_at=_START, started_at=None, finished_at=None, due_at=None, expires_at=None
+            )
         case _:
             plain = answer
     return plain

@@ -3,7 +3,8 @@
 The record's adapters write what these functions decide; none decides by itself.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Literal, NewType, assert_never
@@ -13,6 +14,10 @@ from everesthood.apis.reasons import Reason
 RunId = NewType("RunId", str)
 
 LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
+HIGHEST_PRIORITY: Final = 9
+LONGEST_TTL_SECONDS: Final = 2_592_000
+MOST_LABELS: Final = 16
+LONGEST_LABEL: Final = 63
 
 
 class RunState(StrEnum):
@@ -68,6 +73,12 @@ class Run:
     """Attempts that failed; those whose worker died are not among them."""
     due_at: datetime | None = None
     """When it may start, while it is queued."""
+    priority: int = 0
+    expires_at: datetime | None = None
+    """When it is over if nobody has started it by then."""
+    replay_of: RunId | None = None
+    template: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +107,12 @@ class RunRequest:
     request_digest: bytes = b""
     """Digest of what the caller asked for, to tell a repeat from a clash under one key."""
     retry: RunRetry = RunRetry()
+    priority: int = 0
+    """From 0 to 9; the greatest starts first."""
+    ttl_seconds: int | None = None
+    """Longest wait for the first start."""
+    replay_of: RunId | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 Outcome = Literal["succeeded", "failed", "ambiguous", "cancelled", "released"]
@@ -187,6 +204,12 @@ def after_deadline() -> Next:
     """Return what a started run becomes when nobody may work on it any longer."""
     said = "The run took longer than the template's queue.maxRunSeconds."
     return Next(state=RunState.EXPIRED, reason=Reason.RUN_TIMED_OUT, message=said)
+
+
+def after_waiting() -> Next:
+    """Return what a run becomes that nobody started within its ttlSeconds."""
+    said = "Nobody started the run within its ttlSeconds."
+    return Next(state=RunState.EXPIRED, reason=Reason.WAITED_TOO_LONG, message=said)
 
 
 def after_cancel(state: RunState, actor: str) -> Next | None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 
 from everesthood.adapters.memory.record import Record, RunRow
-from everesthood.domain.runs import Next, RunState, after_deadline, after_lease_expiry
+from everesthood.domain.runs import Next, RunState, after_deadline, after_lease_expiry, after_waiting
 from everesthood.usecases.ports.record import DueBell, QueueOwner
 
 
@@ -31,6 +31,8 @@ class MemoryClock:
     def _verdict(self, row: RunRow) -> Next | None:
         now = self._record.now()
         ends = row.deadline_at
+        if row.state is RunState.QUEUED and row.has_waited_too_long(now):
+            return after_waiting()
         if row.state is RunState.QUEUED and ends is not None and ends <= now:
             return after_deadline()
         if row.state is not RunState.RUNNING or row.lease_until is None or row.lease_until >= now:

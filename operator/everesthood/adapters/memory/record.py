@@ -33,6 +33,7 @@ class RunRow:
     request: RunRequest
     created_at: datetime
     due_at: datetime
+    template: str | None = None
     state: RunState = RunState.QUEUED
     reason: Reason | None = None
     message: str = ""
@@ -54,6 +55,17 @@ class RunRow:
     def deadline_at(self) -> datetime | None:
         """Return when the run is out of time."""
         return deadline(started_at=self.started_at, max_run_seconds=self.request.max_run_seconds)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """Return when the run is over if nobody starts it."""
+        ttl = self.request.ttl_seconds
+        return None if ttl is None else self.created_at + timedelta(seconds=ttl)
+
+    def has_waited_too_long(self, now: datetime) -> bool:
+        """Return whether the run must not start any more."""
+        ends = None if self.started_at else self.expires_at
+        return ends is not None and ends <= now
 
     def become(self, following: Next, now: datetime) -> None:
         """Write what a rule of the domain decided; a reason given before a cancellation stays."""
@@ -181,4 +193,9 @@ def as_run(row: RunRow, *, whole: bool = True) -> Run:
         cancel_requested=row.cancel_requested,
         failures=row.failures,
         due_at=row.due_at if row.state is RunState.QUEUED else None,
+        priority=asked.priority,
+        expires_at=row.expires_at,
+        replay_of=asked.replay_of,
+        template=row.template,
+        labels=asked.labels,
     )

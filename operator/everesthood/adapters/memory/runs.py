@@ -51,11 +51,14 @@ class MemoryRuns:
             if request.id in self._record.rows:
                 raise Conflict(f"A run {request.id} exists.")
             now = self._record.now()
-            self._record.rows[request.id] = RunRow(request=request, created_at=now, due_at=now)
+            self._record.rows[request.id] = RunRow(
+                request=request, created_at=now, due_at=now, template=row.published.template
+            )
             if request.idempotency_key is not None:
                 key = (request.instance_uid, request.idempotency_key)
                 self._record.idempotency[key] = (request.request_digest, request.id)
-            self._audit(request.namespace, request.requested_by, "run.accept", request.id, request.request_id)
+            action = "run.accept" if request.replay_of is None else "run.replay"
+            self._audit(request.namespace, request.requested_by, action, request.id, request.request_id)
             revision = row.published.current_revision
             rings = revision is not None and not row.published.suspended
             return Accepted(
@@ -134,5 +137,6 @@ def _matches(row: RunRow, wanted: RunFilter) -> bool:
         asked.namespace == wanted.namespace
         and wanted.instance in (None, asked.instance)
         and (not wanted.states or row.state in wanted.states)
+        and wanted.reason in (None, row.reason)
         and (wanted.before is None or asked.id < wanted.before)
     )

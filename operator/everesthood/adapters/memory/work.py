@@ -105,7 +105,7 @@ class MemoryWork:
         instance = self._record.live(seat.instance_uid)
         if instance is None:
             return []
-        published = instance.published
+        published, now = instance.published, self._record.now()
         takes_new = published.current_revision == seat.revision and not published.suspended
         revisions = (None, seat.revision) if takes_new else (seat.revision,)
         rows = [
@@ -114,9 +114,10 @@ class MemoryWork:
             if row.request.instance_uid == seat.instance_uid
             and row.state is RunState.QUEUED
             and row.revision in revisions
-            and row.due_at <= self._record.now()
+            and row.due_at <= now
+            and not row.has_waited_too_long(now)
         ]
-        return sorted(rows, key=lambda row: (row.due_at, row.request.id))
+        return sorted(rows, key=lambda row: (-row.request.priority, row.due_at, row.request.id))
 
     def _claim(self, row: RunRow, seat: WorkerSeat) -> Assignment:
         now = self._record.now()

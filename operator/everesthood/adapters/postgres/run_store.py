@@ -6,6 +6,8 @@ from contextlib import aclosing
 from typing import Final
 from uuid import UUID
 
+import msgspec
+
 from everesthood.adapters.postgres import rows
 from everesthood.adapters.postgres.announce import Announcer
 from everesthood.adapters.postgres.batches import Batches
@@ -91,7 +93,13 @@ class PostgresRuns:
         """Return a page, newest first."""
         codes = [rows.CODES[state] for state in wanted.states]
         found = await self._database.fetch(
-            "list_runs", wanted.namespace, wanted.instance, codes, wanted.before, wanted.limit
+            "list_runs",
+            wanted.namespace,
+            wanted.instance,
+            codes,
+            wanted.before,
+            wanted.limit,
+            wanted.reason,
         )
         return [rows.run(row) for row in found]
 
@@ -165,6 +173,10 @@ def _columns(batch: Sequence[RunRequest]) -> tuple[list[object], ...]:
             request.retry.max_attempts,
             request.retry.initial_seconds,
             request.retry.max_seconds,
+            request.priority,
+            request.ttl_seconds,
+            request.replay_of,
+            msgspec.json.encode(request.labels).decode() if request.labels else None,
         )
         for request in batch
     ]

@@ -15,12 +15,23 @@ from everesthood.entrypoints.cli.api import Connection
 from everesthood.entrypoints.cli.exits import Code, Stopped
 from everesthood.entrypoints.cli.kubectl import Kubectl
 from everesthood.entrypoints.cli.main import PROCESSES, start
+from everesthood.entrypoints.cli.replay import replay
 from everesthood.entrypoints.cli.runs import logs, run, runs
 from everesthood.entrypoints.cli.status import status
 
 PROGRAM: Final = "everesthood"
 _SLOW: Final = {"migrate", "validate"}
-_QUICK: Final = {"run", "runs", "logs", "status", "explain", "version", "completion", *PROCESSES} - _SLOW
+_QUICK: Final = {
+    "run",
+    "replay",
+    "runs",
+    "logs",
+    "status",
+    "explain",
+    "version",
+    "completion",
+    *PROCESSES,
+} - _SLOW
 _PROCESS_HELP: Final = {
     "controller": "Reconcile the kinds of Everesthood (a process of the installation).",
     "admission": "Serve the validating webhook (a process of the installation).",
@@ -118,6 +129,7 @@ def _process(name: str) -> None:
 app.command()(run)
 app.add_typer(runs, name="runs", help="List, show, cancel and read runs.")
 app.command()(logs)
+app.command()(replay)
 app.command()(status)
 for _name in _PROCESS_HELP:
     _process(_name)

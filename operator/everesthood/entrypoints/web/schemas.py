@@ -13,6 +13,7 @@ from pydantic.alias_generators import to_camel
 
 from everesthood.domain.runs import Run, RunState
 from everesthood.usecases.ports.record import StoredLine, StoredStep
+from everesthood.usecases.replay_runs import Replayed
 
 RunJson = dict[str, object]
 
@@ -27,6 +28,39 @@ class RunWish(_Shape):
     input: Annotated[
         Any, Field(description="The run's input, matching the template's inputSchema; at most 256 KiB.")
     ] = {}
+    priority: Annotated[
+        int, Field(ge=0, le=9, description="The greatest of an instance's due runs starts first.")
+    ] = 0
+    ttl_seconds: Annotated[
+        int | None, Field(ge=1, le=2_592_000, description="Expire if nobody has started it after this time.")
+    ] = None
+    labels: Annotated[
+        dict[str, str],
+        Field(max_length=16, description="Names and values to find it by, as Kubernetes' labels."),
+    ] = {}
+
+
+class ReplayWish(_Shape):
+    """How runs are to be replayed."""
+
+    input: Annotated[Any, Field(description="Input instead of the old run's, if it is there.")] = None
+
+
+class ReplayRefusal(_Shape):
+    """A run that was not replayed."""
+
+    run: Annotated[str, Field(description="Id of the old run.")]
+    reason: Annotated[str, Field(description="Why not; `everesthood explain`.")]
+    detail: Annotated[str, Field(description="The same for people.")]
+
+
+class ReplayPage(_Shape):
+    """What became of a page of runs."""
+
+    matched: Annotated[int, Field(description="Runs that the filter found.")]
+    replayed: Annotated[int, Field(description="Runs that have a replay now; 0 with `dryRun`.")]
+    refused: Annotated[list[ReplayRefusal], Field(description="Runs that were refused.")]
+    next: Annotated[str | None, Field(description="Cursor of the next page.")] = None
 
 
 class StepView(_Shape):
@@ -62,6 +96,13 @@ class RunSummary(_Shape):
     due_at: Annotated[
         datetime | None, Field(description="When it may start, while it is queued: later after a failure.")
     ] = None
+    priority: Annotated[int, Field(description="The greatest starts first.")] = 0
+    expires_at: Annotated[
+        datetime | None, Field(description="When it expires if nobody has started it by then.")
+    ] = None
+    replay_of: Annotated[str | None, Field(description="The run that it replays.")] = None
+    template: Annotated[str | None, Field(description="Name of the instance's template.")] = None
+    labels: Annotated[dict[str, str], Field(description="As they were given.")] = {}
     cancel_requested: Annotated[bool, Field(description="Its worker was told to stop.")]
     requested_by: Annotated[str, Field(description="Kubernetes user that asked for it.")]
     request_id: Annotated[str, Field(description="X-Request-Id of the request that made it.")]
@@ -139,6 +180,11 @@ def summary(run: Run) -> RunJson:
         "attempt": run.attempt,
         "failures": run.failures,
         "dueAt": run.due_at,
+        "priority": run.priority,
+        "expiresAt": run.expires_at,
+        "replayOf": run.replay_of,
+        "template": run.template,
+        "labels": run.labels,
         "cancelRequested": run.cancel_requested,
         "requestedBy": run.requested_by,
         "requestId": run.request_id,
@@ -156,6 +202,16 @@ def view(run: Run) -> RunJson:
 def detail(run: Run, steps: Sequence[StoredStep]) -> RunJson:
     """Return a run as RunDetail."""
     return {**view(run), "steps": [step_view(step) for step in steps]}
+
+
+def replayed(done: Replayed) -> RunJson:
+    """Return what became of runs as ReplayPage."""
+    return {
+        "matched": done.matched,
+        "replayed": done.replayed,
+        "refused": [{"run": one.run, "reason": one.reason, "detail": one.message} for one in done.refusals],
+        "next": done.next,
+    }
 
 
 def step_view(step: StoredStep) -> RunJson:

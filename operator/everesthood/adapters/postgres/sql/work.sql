@@ -82,12 +82,14 @@ with done as (
     select x.id, w.k, w.revision from wants w cross join lateral (
         select id from run r
         where w.takes_new and r.instance_uid = w.instance_uid and r.state = 0 and r.due_at <= now()
+          and (r.expires_at is null or r.expires_at > now() or r.started_at is not null)
           and (r.revision is null or r.revision = w.revision)
         order by r.priority, r.due_at, r.id limit w.n for update skip locked) x
     union all
     select x.id, w.k, w.revision from wants w cross join lateral (
         select id from run r
         where not w.takes_new and r.instance_uid = w.instance_uid and r.state = 0 and r.due_at <= now()
+          and (r.expires_at is null or r.expires_at > now() or r.started_at is not null)
           and r.revision = w.revision
         order by r.priority, r.due_at, r.id limit w.n for update skip locked) x
 ), started as (
