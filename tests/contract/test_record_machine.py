@@ -25,13 +25,20 @@ from tests.support.record import (
 from everesthood.apis.wire import Assignment, Checkpoint, Finish, HeartbeatRequest, WorkReply, WorkRequest
 from everesthood.domain.errors import EveresthoodError
 from everesthood.domain.run_ids import uuid7
-from everesthood.domain.runs import FINAL, Run, RunId, RunRetry
+from everesthood.domain.runs import FINAL, Dedupe, Run, RunId, RunRetry
 from everesthood.usecases.ports.record import RunFilter
 
 pytestmark = pytest.mark.contract
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _TABLES = ("instance", "run", "step", "run_log", "idempotency", "audit")
 REVISIONS = st.sampled_from(["r1", "r2"])
+DEDUPES = [
+    None,
+    None,
+    Dedupe(key="k"),
+    Dedupe(key="k", mode="throttle", seconds=58),
+    Dedupe(key="k", mode="debounce", seconds=7),
+]
 OUTCOMES = st.sampled_from(["succeeded", "failed", "ambiguous", "cancelled", "released"])
 
 
@@ -86,9 +93,10 @@ class RecordMachine(RuleBasedStateMachine):
         most=st.integers(1, 3),
         failures=st.integers(1, 3),
         priority=st.sampled_from([0, 0, 9]),
-        ttl=st.sampled_from([None, None, 7]),
+        ttl=st.sampled_from([None, None, 8]),
+        dedupe=st.sampled_from(DEDUPES),
     )
-    def accept(self, key, digest, most, failures, priority, ttl) -> None:
+    def accept(self, key, digest, *, most, failures, priority, ttl, dedupe) -> None:
         self.count += 1
         request = wish(
             id=self._run(self.count),
@@ -99,6 +107,7 @@ class RecordMachine(RuleBasedStateMachine):
             retry=RunRetry(max_attempts=failures, initial_seconds=0),  # no spread: both wait equally long
             priority=priority,
             ttl_seconds=ttl,
+            dedupe=dedupe,
         )
         self.do(lambda record: record.runs.accept(request))
 

@@ -387,3 +387,18 @@ async def test_dead_runs_are_replayed_from_the_terminal(api, call):
     assert every.json == {"matched": 1, "replayed": 1, "refused": []}
     assert (one.json["replayOf"], one.json["input"]) == (held.run, {"text": "b"})
     assert nothing.code == 2
+
+
+async def test_runs_are_deduplicated_from_the_terminal(api, call):
+    """The key may hold colons; the mode and its seconds come last."""
+    words = ("run", "summarizer", "-n", "acme", "--input", '{"text": "a"}', "-o", "json", "--dedupe")
+
+    runs = [
+        (await call(*words, key)).json["id"]
+        for key in ("a:b:c", "a:b:c", "a:b:debounce:60", "a:b:debounce:60")
+    ]
+    wrong = await call(*words, "a:throttle:soon")
+
+    assert (runs[0], runs[2]) == (runs[1], runs[3])
+    assert runs[0] != runs[2]
+    assert wrong.code == 2

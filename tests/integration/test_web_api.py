@@ -628,3 +628,21 @@ async def test_priority_expiry_and_labels_are_taken_and_checked(api):
     assert made["expiresAt"] is not None
     assert [one["pointer"] for one in body["problems"]] == ["/priority"]
     refused(await api.client.post(url, json={**said, "labels": {"team": 1}}), 422, "BadRequest")
+
+
+async def test_requests_with_one_dedupe_key_are_one_run(api):
+    """201 for the first, 200 with the same run for the next; the rules of the modes are checked."""
+    url = api.url("instances/summarizer/runs")
+    said = {"input": {"text": "x"}, "dedupe": {"key": "order-1"}}
+
+    first, second = [await api.client.post(url, json=said) for _ in range(2)]
+
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert shaped(schemas.RunView, first)["id"] == shaped(schemas.RunView, second)["id"]
+    for wrong in (
+        {"key": ""},
+        {"key": "k", "mode": "throttle"},
+        {"key": "k", "seconds": 5},
+        {"key": "k", "mode": "x"},
+    ):
+        refused(await api.client.post(url, json={**said, "dedupe": wrong}), 422, "BadRequest")

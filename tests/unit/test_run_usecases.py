@@ -17,7 +17,7 @@ from everesthood.adapters.memory.bell import MemoryBell
 from everesthood.apis import wire
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Conflict, Invalid, NotFound, Unavailable
-from everesthood.domain.runs import Run, RunState
+from everesthood.domain.runs import Dedupe, Run, RunState
 from everesthood.usecases import follow_run as following
 from everesthood.usecases import request_run as requesting
 from everesthood.usecases.cancel_run import cancel_run
@@ -316,6 +316,10 @@ async def test_the_last_page_has_no_next(world):
         ({"labels": {"": "x"}}, "/labels"),
         ({"labels": {"a": "x" * 64}}, "/labels"),
         ({"labels": {"a": "b c"}}, "/labels"),
+        ({"dedupe": Dedupe(key="ä")}, "/dedupe/key"),
+        ({"dedupe": Dedupe(key="k", mode="throttle")}, "/dedupe/seconds"),
+        ({"dedupe": Dedupe(key="k", mode="debounce", seconds=604_801)}, "/dedupe/seconds"),
+        ({"dedupe": Dedupe(key="k", mode="debounce", seconds=9), "ttl_seconds": 9}, "/ttlSeconds"),
     ],
 )
 async def test_what_is_said_beside_the_input_is_bounded(world, options, path):

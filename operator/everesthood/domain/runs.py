@@ -18,6 +18,7 @@ HIGHEST_PRIORITY: Final = 9
 LONGEST_TTL_SECONDS: Final = 2_592_000
 MOST_LABELS: Final = 16
 LONGEST_LABEL: Final = 63
+LONGEST_WINDOW_SECONDS: Final = 604_800
 
 
 class RunState(StrEnum):
@@ -90,6 +91,23 @@ class RunRetry:
     max_seconds: int = 600
 
 
+DedupeMode = Literal["simple", "throttle", "debounce"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dedupe:
+    """Which requests of an instance are one run: those with the same key, as long as the mode says.
+
+    simple: while a run of the key is not over, it is the answer. throttle: a run of the key accepted within
+    the last seconds is the answer. debounce: a run starts that many seconds after the last request; until it
+    starts, each request takes the place of the one before.
+    """
+
+    key: str
+    mode: DedupeMode = "simple"
+    seconds: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
     """A wish for a run, already validated; what is accepted is durable."""
@@ -111,6 +129,7 @@ class RunRequest:
     """From 0 to 9; the greatest starts first."""
     ttl_seconds: int | None = None
     """Longest wait for the first start."""
+    dedupe: Dedupe | None = None
     replay_of: RunId | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 

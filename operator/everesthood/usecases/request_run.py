@@ -19,7 +19,9 @@ from everesthood.domain.runs import (
     HIGHEST_PRIORITY,
     LONGEST_LABEL,
     LONGEST_TTL_SECONDS,
+    LONGEST_WINDOW_SECONDS,
     MOST_LABELS,
+    Dedupe,
     Run,
     RunId,
     RunRequest,
@@ -32,8 +34,11 @@ from everesthood.usecases.ports.record import InstanceTarget, RunStore
 INPUT_BYTES: Final = 262_144
 _QUICK_BYTES: Final = 4096
 _MOST_CONTRACTS: Final = 1000
+_DEDUPE_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 LABEL: Final = re.compile(rf"[A-Za-z0-9](?:[A-Za-z0-9._/-]{{0,{LONGEST_LABEL - 2}}}[A-Za-z0-9])?")
-_OPTIONS: Final[Mapping[str, object]] = {"priority": 0, "ttl_seconds": None, "labels": {}, "replay_of": None}
+_OPTIONS: Final[Mapping[str, object]] = {
+    "priority": 0, "ttl_seconds": None, "labels": {}, "dedupe": None, "replay_of": None,
+}  # fmt: skip
 """What a request may say beside its input, with what it is when it says nothing."""
 
 
@@ -58,6 +63,7 @@ class Wish:
     priority: int = 0
     ttl_seconds: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    dedupe: Dedupe | None = None
     replay_of: RunId | None = None
 
 
@@ -162,6 +168,7 @@ class RequestRun:
             priority=wish.priority,
             ttl_seconds=wish.ttl_seconds,
             labels=wish.labels,
+            dedupe=wish.dedupe,
             replay_of=wish.replay_of,
         )
 
@@ -223,6 +230,8 @@ def _option_problems(wish: Wish) -> Iterator[Problem]:
         yield Problem("/priority", f"must be from 0 to {HIGHEST_PRIORITY}", Reason.BAD_REQUEST)
     if wish.ttl_seconds is not None and not 1 <= wish.ttl_seconds <= LONGEST_TTL_SECONDS:
         yield Problem("/ttlSeconds", f"must be from 1 to {LONGEST_TTL_SECONDS}", Reason.BAD_REQUEST)
+    if wish.dedupe is not None:
+        yield from _dedupe_problems(wish.dedupe, wish.ttl_seconds)
     if len(wish.labels) > MOST_LABELS:
         yield Problem("/labels", f"must be at most {MOST_LABELS}", Reason.BAD_REQUEST)
     for name, value in wish.labels.items():
@@ -252,7 +261,7 @@ def _queued(request: RunRequest) -> Run:
         requested_by=request.requested_by,
         request_id=request.request_id,
         created_at=accepted_at(request.id),
-        due_at=accepted_at(request.id),
+        due_at=accepted_at(request.id) + timedelta(seconds=_pause(request)),
         priority=request.priority,
         expires_at=None
         if request.ttl_seconds is None
@@ -260,3 +269,18 @@ def _queued(request: RunRequest) -> Run:
         replay_of=request.replay_of,
         labels=request.labels,
     )
+
+
+def _dedupe_problems(dedupe: Dedupe, ttl_seconds: int | None) -> Iterator[Problem]:
+    if not _DEDUPE_KEY.fullmatch(dedupe.key):
+        yield Problem("/dedupe/key", "must be 1 to 255 visible ASCII characters", Reason.BAD_REQUEST)
+    least, most = (0, 0) if dedupe.mode == "simple" else (1, LONGEST_WINDOW_SECONDS)
+    if not least <= dedupe.seconds <= most:
+        what = f"must be from {least} to {most} where the mode is {dedupe.mode}"
+        yield Problem("/dedupe/seconds", what, Reason.BAD_REQUEST)
+    if dedupe.mode == "debounce" and ttl_seconds is not None and ttl_seconds <= dedupe.seconds:
+        yield Problem("/ttlSeconds", "must be more than dedupe.seconds", Reason.BAD_REQUEST)
+
+
+def _pause(request: RunRequest) -> int:
+    return request.dedupe.seconds if request.dedupe and request.dedupe.mode == "debounce" else 0

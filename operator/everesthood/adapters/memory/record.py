@@ -33,6 +33,7 @@ class RunRow:
     request: RunRequest
     created_at: datetime
     due_at: datetime
+    expires_at: datetime | None = None
     template: str | None = None
     state: RunState = RunState.QUEUED
     reason: Reason | None = None
@@ -56,11 +57,13 @@ class RunRow:
         """Return when the run is out of time."""
         return deadline(started_at=self.started_at, max_run_seconds=self.request.max_run_seconds)
 
-    @property
-    def expires_at(self) -> datetime | None:
-        """Return when the run is over if nobody starts it."""
-        ttl = self.request.ttl_seconds
-        return None if ttl is None else self.created_at + timedelta(seconds=ttl)
+    def take(self, request: RunRequest, now: datetime) -> None:
+        """Write what a request asks for; it may take the place of an earlier one."""
+        pause = request.dedupe.seconds if request.dedupe and request.dedupe.mode == "debounce" else 0
+        self.request = request
+        self.due_at = now + timedelta(seconds=pause)
+        ttl = request.ttl_seconds
+        self.expires_at = None if ttl is None else now + timedelta(seconds=ttl)
 
     def has_waited_too_long(self, now: datetime) -> bool:
         """Return whether the run must not start any more."""

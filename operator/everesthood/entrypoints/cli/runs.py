@@ -45,12 +45,20 @@ def run(  # noqa: PLR0913 - Typer reads options from arguments
     label: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE to find it by; may be repeated.")
     ] = None,
+    dedupe: Annotated[
+        str,
+        typer.Option(help="KEY, KEY:throttle:SECONDS or KEY:debounce:SECONDS: such requests are one run."),
+    ] = "",
     output: Output = Format.TEXT,
 ) -> None:
     """Start a run of an agent."""
-    body = wish(
-        json_text(given), {"priority": priority or None, "ttlSeconds": ttl or None, "labels": _labels(label)}
-    )
+    options = {
+        "priority": priority or None,
+        "ttlSeconds": ttl or None,
+        "labels": _labels(label),
+        "dedupe": _dedupe(dedupe),
+    }
+    body = wish(json_text(given), options)
     with open_api(context, namespace) as api:
         path = f"instances/{quote(name, safe='')}/runs"
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
@@ -191,6 +199,17 @@ def _labels(given: Sequence[str] | None) -> dict[str, str]:
     if any(not sign for _, sign, _ in pairs):
         raise Stopped("A label is NAME=VALUE.", Code.USAGE)
     return {name: value for name, _, value in pairs}
+
+
+def _dedupe(given: str) -> dict[str, object] | None:
+    if not given:
+        return None
+    key, mode, seconds = [*given.rsplit(":", 2), "", ""][:3] if given.count(":") > 1 else (given, "", "")
+    if mode not in {"throttle", "debounce"}:
+        return {"key": given}
+    if not seconds.isdecimal():
+        raise Stopped(f"{seconds!r} is not a number of seconds.", Code.USAGE)
+    return {"key": key, "mode": mode, "seconds": int(seconds)}
 
 
 def json_text(given: str) -> str:

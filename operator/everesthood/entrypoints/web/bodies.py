@@ -8,11 +8,20 @@ import msgspec
 from fastapi import Request
 
 from everesthood.domain.errors import Invalid, Problem
+from everesthood.domain.runs import Dedupe, DedupeMode
 from everesthood.entrypoints.web.middleware import BODY_BYTES
 from everesthood.entrypoints.web.problems import TooLarge, WrongMedia
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _BODY_SECONDS: Final = 30
+
+
+class DedupeBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Which requests are one run."""
+
+    key: str
+    mode: DedupeMode = "simple"
+    seconds: int = 0
 
 
 class RunBody(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
@@ -22,6 +31,13 @@ class RunBody(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     priority: int = 0
     ttl_seconds: int | None = None
     labels: dict[str, str] = {}
+    dedupe: DedupeBody | None = None
+
+    @property
+    def same(self) -> Dedupe | None:
+        """Return which requests are one run, if the request says so."""
+        one = self.dedupe
+        return None if one is None else Dedupe(key=one.key, mode=one.mode, seconds=one.seconds)
 
 
 class ReplayBody(msgspec.Struct, forbid_unknown_fields=True):

@@ -86,6 +86,7 @@ async def create_run(
         priority=body.priority,
         ttl_seconds=body.ttl_seconds,
         labels=body.labels,
+        dedupe=body.same,
     )
     return _accepted(call, await call.parts.request_run(wish))
 

@@ -11,7 +11,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from everesthood.domain.runs import Run, RunState
+from everesthood.domain.runs import DedupeMode, Run, RunState
 from everesthood.usecases.ports.record import StoredLine, StoredStep
 from everesthood.usecases.replay_runs import Replayed
 
@@ -20,6 +20,22 @@ RunJson = dict[str, object]
 
 class _Shape(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+
+
+class DedupeWish(_Shape):
+    """Which requests of the instance are one run; the answer to a repeat is 200 with that run."""
+
+    key: Annotated[str, Field(min_length=1, max_length=255, description="Requests with this key are one.")]
+    mode: Annotated[
+        DedupeMode,
+        Field(
+            description=(
+                "simple: while a run of the key is not over. throttle: for `seconds` after one was accepted."
+                " debounce: the run starts `seconds` after the last request, with that one's input."
+            )
+        ),
+    ] = "simple"
+    seconds: Annotated[int, Field(ge=0, le=604_800, description="For throttle and debounce.")] = 0
 
 
 class RunWish(_Shape):
@@ -38,6 +54,7 @@ class RunWish(_Shape):
         dict[str, str],
         Field(max_length=16, description="Names and values to find it by, as Kubernetes' labels."),
     ] = {}
+    dedupe: Annotated[DedupeWish | None, Field(description="Make one run of several requests.")] = None
 
 
 class ReplayWish(_Shape):

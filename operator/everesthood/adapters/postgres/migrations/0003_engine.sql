@@ -10,6 +10,10 @@ alter table run
     add column expires_at            timestamptz,
     add column replay_of             uuid,
     add column template              text,
-    add column labels                jsonb;
+    add column labels                jsonb,
+    add column dedupe_key            text;
 
 create index run_expires on run (expires_at) where state = 0 and started_at is null and expires_at is not null;
+create index run_dedupe on run (instance_uid, dedupe_key, id) where dedupe_key is not null;
+create index run_dedupe_open on run (instance_uid, dedupe_key, id)
+    where dedupe_key is not null and state in (0, 1, 2);
