@@ -25,13 +25,20 @@ from tests.support.record import (
 from everesthood.apis.wire import Assignment, Checkpoint, Finish, HeartbeatRequest, WorkReply, WorkRequest
 from everesthood.domain.errors import EveresthoodError
 from everesthood.domain.run_ids import uuid7
-from everesthood.domain.runs import FINAL, Run, RunId
+from everesthood.domain.runs import FINAL, Dedupe, Run, RunId, RunRetry
 from everesthood.usecases.ports.record import RunFilter
 
 pytestmark = pytest.mark.contract
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _TABLES = ("instance", "run", "step", "run_log", "idempotency", "audit")
 REVISIONS = st.sampled_from(["r1", "r2"])
+DEDUPES = [
+    None,
+    None,
+    Dedupe(key="k"),
+    Dedupe(key="k", mode="throttle", seconds=58),
+    Dedupe(key="k", mode="debounce", seconds=7),
+]
 OUTCOMES = st.sampled_from(["succeeded", "failed", "ambiguous", "cancelled", "released"])
 
 
@@ -80,8 +87,16 @@ class RecordMachine(RuleBasedStateMachine):
     def _one(self, number: int) -> Assignment | None:
         return self.given[number % len(self.given)] if self.given else None
 
-    @rule(key=st.none() | st.sampled_from("ab"), digest=st.sampled_from([b"x", b"y"]), most=st.integers(1, 3))
-    def accept(self, key, digest, most) -> None:
+    @rule(
+        key=st.none() | st.sampled_from("ab"),
+        digest=st.sampled_from([b"x", b"y"]),
+        most=st.integers(1, 3),
+        failures=st.integers(1, 3),
+        priority=st.sampled_from([0, 0, 9]),
+        ttl=st.sampled_from([None, None, 8]),
+        dedupe=st.sampled_from(DEDUPES),
+    )
+    def accept(self, key, digest, *, most, failures, priority, ttl, dedupe) -> None:
         self.count += 1
         request = wish(
             id=self._run(self.count),
@@ -89,6 +104,10 @@ class RecordMachine(RuleBasedStateMachine):
             request_digest=digest,
             max_attempts=most,
             max_run_seconds=100,
+            retry=RunRetry(max_attempts=failures, initial_seconds=0),  # no spread: both wait equally long
+            priority=priority,
+            ttl_seconds=ttl,
+            dedupe=dedupe,
         )
         self.do(lambda record: record.runs.accept(request))
 
@@ -97,10 +116,24 @@ class RecordMachine(RuleBasedStateMachine):
         reply = self.do(lambda record: record.work.work(seat(revision), WorkRequest(want=want)))
         self.given += reply.assignments
 
-    @rule(number=st.integers(0, 30), outcome=OUTCOMES, reason=st.sampled_from(["", "RunTimedOut", "x"]))
-    def hand_in(self, number, outcome, reason) -> None:
+    @rule(
+        number=st.integers(0, 30),
+        outcome=OUTCOMES,
+        reason=st.sampled_from(["", "RunTimedOut", "x"]),
+        transient=st.booleans(),
+        wait=st.sampled_from([None, 17.0]),
+    )
+    def hand_in(self, number, outcome, reason, transient, wait) -> None:
         if (held := self._one(number)) is not None:
-            end = Finish(run=held.run, fence=held.fence, outcome=outcome, reason=reason, steps=(step("z"),))
+            end = Finish(
+                run=held.run,
+                fence=held.fence,
+                outcome=outcome,
+                reason=reason,
+                steps=(step("z"),),
+                transient=transient,
+                retry_after_seconds=wait,
+            )
             self.do(lambda record: record.work.work(seat(), WorkRequest(finished=(end,))))
 
     @rule(number=st.integers(0, 30), name=st.sampled_from("ab"), state=st.sampled_from(["started", "failed"]))
@@ -147,7 +180,8 @@ class RecordMachine(RuleBasedStateMachine):
         """No run ever leaves a final state, and none runs more often than it may."""
         runs = self.do(lambda record: record.runs.list(RunFilter(namespace="acme", limit=1000)))
         for run in runs:
-            assert run.attempt <= 3
+            assert run.attempt - run.failures <= 3
+            assert run.failures <= 3
             if run.id in self.final:
                 assert (run.state, run.reason, run.finished_at) == self.final[run.id]
             elif run.state in FINAL:
@@ -168,7 +202,9 @@ def _plain(answer: object) -> object:
         case Assignment():
             plain = (answer.run, answer.fence, answer.attempt, bytes(answer.input), _names(answer.steps))
         case Run():
-            plain = replace(answer, created_at=_START, started_at=None, finished_at=None)
+            plain = replace(
+                answer, created_at=_START, started_at=None, finished_at=None, due_at=None, expires_at=None
+            )
         case _:
             plain = answer
     return plain

@@ -378,3 +378,40 @@ async def test_completion_is_a_script():
         checking = await asyncio.create_subprocess_exec("bash", "-n", stdin=asyncio.subprocess.PIPE)
         await checking.communicate(said.out.encode())
         assert checking.returncode == 0
+
+
+async def test_dead_runs_are_replayed_from_the_terminal(api, call):
+    """Named or filtered; a dry run counts; nothing happens without a clear wish."""
+    first = await call("run", "summarizer", "-n", "acme", "--input", '{"text": "a"}', "--priority", "2",
+                       "--ttl", "600", "--label", "team=sales")  # fmt: skip
+    assert first.code == 0, first.err
+    held = await until_claimed(api)
+    await api.finish(held, outcome="failed")
+
+    shown = await call("runs", "get", held.run, "-n", "acme")
+    counted = await call("replay", "-n", "acme", "--reason", "StepFailed", "--dry-run")
+    every = await call("replay", "-n", "acme", "--all", "--instance", "summarizer", "-o", "json")
+    one = await call("replay", held.run, "-n", "acme", "--input", '{"text": "b"}', "-o", "json")
+    nothing = await call("replay", "-n", "acme")
+
+    assert "Priority:  2" in shown.out
+    assert "team=sales" in shown.out
+    assert counted.out == "1 runs would be replayed.\n"
+    assert every.json == {"matched": 1, "replayed": 1, "refused": []}
+    assert (one.json["replayOf"], one.json["input"]) == (held.run, {"text": "b"})
+    assert nothing.code == 2
+
+
+async def test_runs_are_deduplicated_from_the_terminal(api, call):
+    """The key may hold colons; the mode and its seconds come last."""
+    words = ("run", "summarizer", "-n", "acme", "--input", '{"text": "a"}', "-o", "json", "--dedupe")
+
+    runs = [
+        (await call(*words, key)).json["id"]
+        for key in ("a:b:c", "a:b:c", "a:b:debounce:60", "a:b:debounce:60")
+    ]
+    wrong = await call(*words, "a:throttle:soon")
+
+    assert (runs[0], runs[2]) == (runs[1], runs[3])
+    assert runs[0] != runs[2]
+    assert wrong.code == 2

@@ -614,3 +614,75 @@ async def test_a_stopping_server_ends_streams_at_once():
         await until(api.streams._open.total)
         api.streams.closing.set()
         await following
+
+
+async def test_dead_runs_are_found_and_replayed(api):
+    """One with an edited input, or all that a filter leaves; the dry run only counts."""
+    for text in ("one", "two"):
+        await api.start(text)
+        await api.finish(await api.claim(), outcome="failed")
+    listed = await api.client.get(api.url("runs"), params={"state": "dead", "reason": "StepFailed"})
+    old = shaped(schemas.RunPage, listed)["items"]
+
+    edited = {"input": {"text": "three"}}
+    one = await api.client.post(api.url(f"runs/{old[0]['id']}/replay"), json=edited)
+    dry = await api.client.post(api.url("runs/replay"), params={"dryRun": "true", "limit": 1})
+    key = {"Idempotency-Key": "again"}
+    every = [await api.client.post(api.url("runs/replay"), headers=key) for _ in range(2)]
+
+    made = shaped(schemas.RunView, one)
+    assert one.status_code == 201
+    assert (made["replayOf"], made["input"]) == (old[0]["id"], {"text": "three"})
+    counted = shaped(schemas.ReplayPage, dry)
+    assert (counted["matched"], counted["replayed"]) == (1, 0)
+    assert counted["next"] is not None
+    assert [shaped(schemas.ReplayPage, answer)["replayed"] for answer in every] == [2, 2]
+    runs = shaped(schemas.RunPage, await api.client.get(api.url("runs")))["items"]
+    assert len(runs) == 5
+    refused(await api.client.post(api.url(f"runs/{made['id']}/replay")), 409, "RunNotFinished")
+    refused(await api.client.post(api.url("runs/replay"), params={"state": "succeeded"}), 422, "BadRequest")
+
+
+async def test_a_replay_shows_an_input_and_so_needs_to_read(api):
+    """Whoever may only start runs learns nothing of old ones by replaying them."""
+    api.kubernetes.know("eve-token", "eve", "everesthood-web")
+    api.kubernetes.grant("eve", "acme", "create run")
+    await api.start("secret")
+    held = await api.claim()
+    await api.finish(held, outcome="failed")
+    eve = {"Authorization": "Bearer eve-token"}
+
+    for path in (f"runs/{held.run}/replay", "runs/replay"):
+        refused(await api.client.post(api.url(path), headers=eve), 403, "Forbidden")
+
+
+async def test_priority_expiry_and_labels_are_taken_and_checked(api):
+    """What was said is shown; what breaks a rule is refused with its place."""
+    url = api.url("instances/summarizer/runs")
+    said = {"input": {"text": "x"}, "priority": 3, "ttlSeconds": 60, "labels": {"team": "sales"}}
+
+    made = shaped(schemas.RunView, await api.client.post(url, json=said))
+    body = refused(await api.client.post(url, json={**said, "priority": 10}), 422, "BadRequest")
+
+    assert (made["priority"], made["labels"]) == (3, {"team": "sales"})
+    assert made["expiresAt"] is not None
+    assert [one["pointer"] for one in body["problems"]] == ["/priority"]
+    refused(await api.client.post(url, json={**said, "labels": {"team": 1}}), 422, "BadRequest")
+
+
+async def test_requests_with_one_dedupe_key_are_one_run(api):
+    """201 for the first, 200 with the same run for the next; the rules of the modes are checked."""
+    url = api.url("instances/summarizer/runs")
+    said = {"input": {"text": "x"}, "dedupe": {"key": "order-1"}}
+
+    first, second = [await api.client.post(url, json=said) for _ in range(2)]
+
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert shaped(schemas.RunView, first)["id"] == shaped(schemas.RunView, second)["id"]
+    for wrong in (
+        {"key": ""},
+        {"key": "k", "mode": "throttle"},
+        {"key": "k", "seconds": 5},
+        {"key": "k", "mode": "x"},
+    ):
+        refused(await api.client.post(url, json={**said, "dedupe": wrong}), 422, "BadRequest")

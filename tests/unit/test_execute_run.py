@@ -170,6 +170,42 @@ async def test_a_failing_step_is_tried_again_as_retry_says() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("failure", "queue", "said"),
+    [
+        (StepFailed("busy", transient=True), {"retry": {"maxAttempts": 3}}, (True, None)),
+        (StepFailed("busy", transient=True, retry_after_seconds=7), {"retry": {}}, (True, 7)),
+        (StepFailed("broken"), {"retry": {}}, (False, None)),
+        (StepFailed("busy", transient=True), {}, (False, None)),
+    ],
+)
+async def test_a_failure_that_may_pass_is_said_where_the_agent_wants_to_know(
+    failure: StepFailed, queue: dict[str, Any], said: tuple[bool, float | None]
+) -> None:
+    """The record tries again only what the worker called transient."""
+    runner = Runner(a=failing(failure))
+
+    end = await execute(agent(step("a"), queue=queue), journal=Journal(), by=by(runner))
+
+    assert (end.outcome, end.transient, end.retry_after_seconds) == ("failed", *said)
+
+
+async def test_a_failure_that_stays_outweighs_one_that_may_pass() -> None:
+    """Another attempt cannot help where one of two failures would come again."""
+
+    async def busy(_: Scope) -> object:
+        raise StepFailed("busy", transient=True)
+
+    async def broken(_: Scope) -> object:
+        await asyncio.sleep(0.01)
+        raise StepFailed("broken")
+
+    both = agent(step("a", **PAY), step("b", **PAY), queue={"retry": {}})
+    end = await execute(both, journal=Journal(), by=by(Runner(a=busy, b=broken)))
+
+    assert (end.outcome, end.transient, end.message) == ("failed", False, "steps.b: broken")
+
+
 async def test_tries_are_counted() -> None:
     """A step that used all its tries fails with the last failure."""
     journal = Journal()

@@ -17,7 +17,7 @@ from everesthood.adapters.memory.bell import MemoryBell
 from everesthood.apis import wire
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Conflict, Invalid, NotFound, Unavailable
-from everesthood.domain.runs import Run, RunState
+from everesthood.domain.runs import Dedupe, Run, RunState
 from everesthood.usecases import follow_run as following
 from everesthood.usecases import request_run as requesting
 from everesthood.usecases.cancel_run import cancel_run
@@ -26,6 +26,7 @@ from everesthood.usecases.get_run import find_run
 from everesthood.usecases.list_runs import list_runs
 from everesthood.usecases.ports.record import RunFilter, StoredLine, WorkerSeat
 from everesthood.usecases.ports.registry import PublishedInstance, PublishedRevision
+from everesthood.usecases.replay_runs import Replay, replay_run, replay_runs
 from everesthood.usecases.request_run import RequestRun, Wish
 
 
@@ -302,3 +303,127 @@ async def test_the_last_page_has_no_next(world):
     assert (len(first), len(rest), end) == (2, 1, None)
     with pytest.raises(Invalid):
         await list_runs(world.runs, RunFilter(namespace="acme", before="x"))
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ({"priority": 10}, "/priority"),
+        ({"priority": -1}, "/priority"),
+        ({"ttl_seconds": 0}, "/ttlSeconds"),
+        ({"ttl_seconds": 2_592_001}, "/ttlSeconds"),
+        ({"labels": {str(n): "" for n in range(17)}}, "/labels"),
+        ({"labels": {"": "x"}}, "/labels"),
+        ({"labels": {"a": "x" * 64}}, "/labels"),
+        ({"labels": {"a": "b c"}}, "/labels"),
+        ({"dedupe": Dedupe(key="ä")}, "/dedupe/key"),
+        ({"dedupe": Dedupe(key="k", mode="throttle")}, "/dedupe/seconds"),
+        ({"dedupe": Dedupe(key="k", mode="debounce", seconds=604_801)}, "/dedupe/seconds"),
+        ({"dedupe": Dedupe(key="k", mode="debounce", seconds=9), "ttl_seconds": 9}, "/ttlSeconds"),
+    ],
+)
+async def test_what_is_said_beside_the_input_is_bounded(world, options, path):
+    """Nothing of a refused request is kept, and its field is named."""
+    with pytest.raises(Invalid) as caught:
+        await world.request(wish(**options))
+
+    assert [p.path for p in caught.value.problems] == [path]
+    assert not world.record.rows
+
+
+async def test_other_options_are_another_request(world):
+    """One key stands for one request, everything that it says included."""
+    await world.request(wish(idempotency_key="k", priority=1))
+    with pytest.raises(Conflict):
+        await world.request(wish(idempotency_key="k", priority=2))
+    assert (await world.request(wish(idempotency_key="k", priority=1))).repeated
+
+
+def wish(**options):
+    given = {"input": b'{"text": "x"}', **options}
+    return Wish(namespace="acme", instance="summarizer", requested_by="ada", request_id="r", **given)
+
+
+async def dead(world, text="x"):
+    answer = await world.request(wish(input=json.dumps({"text": text}).encode(), labels={"a": "b"}))
+    held, hand_in = await world.claim()
+    await hand_in(finished=(wire.Finish(run=held.run, fence=held.fence, outcome="failed"),))
+    return await world.runs.get("acme", answer.run.id)
+
+
+BOB = Replay(requested_by="bob", request_id="r2")
+
+
+async def test_a_replay_is_a_new_run_that_names_the_old(world):
+    """Input, labels and priority are the old run's, who asks is new, and the old run stays as it is."""
+    old = await dead(world)
+
+    answer = await replay_run(world.request, old, BOB)
+
+    new = await world.runs.get("acme", answer.run.id)
+    assert (new.replay_of, new.input, new.labels, new.requested_by) == (old.id, old.input, {"a": "b"}, "bob")
+    assert (await world.runs.get("acme", old.id)) == old
+    assert [(line.actor, line.action) for line in world.record.audit][-1] == ("bob", "run.replay")
+
+
+async def test_a_replay_takes_an_edited_input_if_it_fits(world):
+    """The current revision judges it."""
+    old = await dead(world)
+
+    answer = await replay_run(world.request, old, replace(BOB, input=b'{"text": "y"}'))
+    with pytest.raises(Invalid):
+        await replay_run(world.request, old, replace(BOB, input=b'{"text": 1}'))
+
+    assert (await world.runs.get("acme", answer.run.id)).input == b'{"text": "y"}'
+
+
+async def test_the_same_key_replays_once(world):
+    """A repeat finds the same new run; another input under the key is refused."""
+    old = await dead(world)
+    keyed = replace(BOB, idempotency_key="k")
+
+    first, second = [await replay_run(world.request, old, keyed) for _ in range(2)]
+    with pytest.raises(Conflict):
+        await replay_run(world.request, old, replace(keyed, input=b'{"text": "y"}'))
+
+    assert (second.repeated, second.run.id) == (True, first.run.id)
+
+
+async def test_a_run_that_is_not_over_cannot_be_replayed(world):
+    """It would run twice."""
+    running = (await world.accept()).run
+    with pytest.raises(Conflict) as caught:
+        await replay_run(world.request, running, BOB)
+    assert caught.value.reason is Reason.RUN_NOT_FINISHED
+
+
+async def test_dead_runs_are_replayed_page_by_page(world):
+    """Each once, however often a page is repeated under its key; a refused one stops no other."""
+    old = [await dead(world, str(n)) for n in range(5)]
+    await republish(world, "d" * 16, inputSchema={"properties": {"text": {"enum": list("01234")[1:]}}})
+    wanted, how = RunFilter(namespace="acme", limit=2), replace(BOB, idempotency_key="k")
+
+    counted = await replay_runs(world.request, world.runs, wanted, how, dry_run=True)
+    pages, cursor = [], None
+    for _ in range(3):
+        page = await replay_runs(world.request, world.runs, replace(wanted, before=cursor), how)
+        await replay_runs(world.request, world.runs, replace(wanted, before=cursor), how)
+        pages.append(page)
+        cursor = page.next
+
+    assert (counted.matched, counted.replayed) == (2, 0)
+    assert [(page.matched, page.replayed) for page in pages] == [(2, 2), (2, 2), (1, 0)]
+    assert [(one.run, one.reason) for one in pages[2].refusals] == [(old[0].id, Reason.INPUT_INVALID)]
+    assert {row.request.replay_of for row in world.record.rows.values()} - {None} == {r.id for r in old[1:]}
+    assert len(world.record.rows) == 9
+
+
+async def test_only_what_came_to_nothing_is_replayed_together(world):
+    """A slip of a filter must not repeat all successes."""
+    with pytest.raises(Invalid):
+        await replay_runs(
+            world.request,
+            world.runs,
+            RunFilter(namespace="acme", states=frozenset({RunState.SUCCEEDED})),
+            BOB,
+        )

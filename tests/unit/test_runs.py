@@ -10,13 +10,16 @@ from everesthood.apis.reasons import Reason
 from everesthood.domain.runs import (
     FINAL,
     Next,
+    RunRetry,
     RunState,
     after_cancel,
     after_deadline,
+    after_failure,
     after_finish,
     after_lease_expiry,
     after_removal,
     deadline,
+    retry_pause,
 )
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
@@ -69,6 +72,46 @@ def test_a_silent_worker_loses_its_run(attempt, cancelled, ends, state, reason):
     )
 
     assert (becomes.state, becomes.reason) == (state, reason)
+
+
+FAILED = Next(state=RunState.DEAD, reason=Reason.STEP_FAILED, message="Busy.", failure_change=1)
+
+
+@pytest.mark.parametrize(
+    ("failures", "pause", "left", "state"),
+    [
+        (0, 5.0, 60.0, RunState.QUEUED),
+        (1, 5.0, 60.0, RunState.QUEUED),
+        (2, 5.0, 60.0, RunState.DEAD),
+        (0, 60.0, 60.0, RunState.DEAD),
+        (0, 61.0, 60.0, RunState.DEAD),
+        (0, 61.0, None, RunState.QUEUED),
+    ],
+)
+def test_a_failed_attempt_is_tried_again_while_it_may(failures, pause, left, state):
+    """As often as the template says, and only where it could start before the run's deadline."""
+    becomes = after_failure(
+        FAILED,
+        failures=failures,
+        retry=RunRetry(max_attempts=3),
+        pause_seconds=pause,
+        seconds_left=left,
+    )
+
+    assert (becomes.state, becomes.reason, becomes.failure_change) == (state, Reason.STEP_FAILED, 1)
+    assert becomes.pause_seconds == (pause if state is RunState.QUEUED else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("failures", "asked", "shortest", "longest"),
+    [(0, None, 0, 10), (1, None, 0, 20), (2, None, 0, 30), (400, None, 0, 30), (2, 5.0, 5, 15), (0, 9e9, 3600, 3610)],
+)  # fmt: skip
+def test_pauses_grow_and_spread(failures, asked, shortest, longest):
+    """Full jitter below a bound that doubles up to its cap; who was asked to wait comes a little later."""
+    retry = RunRetry(max_attempts=9, initial_seconds=10, max_seconds=30)
+
+    assert retry_pause(retry, failures, asked, chance=0.0) == shortest
+    assert retry_pause(retry, failures, asked, chance=1.0) == longest
 
 
 @pytest.mark.parametrize("state", list(RunState))

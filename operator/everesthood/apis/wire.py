@@ -65,6 +65,10 @@ class Finish(Message, frozen=True):
     output: msgspec.Raw = EMPTY
     reason: str = ""
     message: str = ""
+    transient: bool = False
+    """Another attempt may help; said only of agents whose template asks for more attempts."""
+    retry_after_seconds: float | None = None
+    """How long whoever refused asked to wait, if they did."""
 
 
 class WorkRequest(Message, frozen=True):

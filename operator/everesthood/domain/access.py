@@ -30,6 +30,8 @@ REQUIRED: Final[Mapping[str, Requirement]] = MappingProxyType(
         "listRuns": Requirement(verb="list", subresource="runs"),
         "getRun": Requirement(verb="get", subresource="runs"),
         "cancelRun": Requirement(verb="create", subresource="cancel"),
+        "replayRun": Requirement(verb="create", subresource="run"),
+        "replayRuns": Requirement(verb="create", subresource="run"),
         "getRunLog": Requirement(verb="get", subresource="logs"),
         "listSchedules": Requirement(verb="list", subresource="schedules"),
         "runSchedule": Requirement(verb="create", subresource="run"),

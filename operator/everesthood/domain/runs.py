@@ -3,14 +3,22 @@
 The record's adapters write what these functions decide; none decides by itself.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Literal, NewType, assert_never
+from typing import Final, Literal, NewType, assert_never
 
 from everesthood.apis.reasons import Reason
 
 RunId = NewType("RunId", str)
+
+LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
+HIGHEST_PRIORITY: Final = 9
+LONGEST_TTL_SECONDS: Final = 2_592_000
+MOST_LABELS: Final = 16
+LONGEST_LABEL: Final = 63
+LONGEST_WINDOW_SECONDS: Final = 604_800
 
 
 class RunState(StrEnum):
@@ -66,6 +74,42 @@ class Run:
     """Schedule of the instance that it belongs to."""
     fire_at: datetime | None = None
     """Time of the schedule that it was made for; None when somebody ran the schedule by hand."""
+    failures: int = 0
+    """Attempts that failed; those whose worker died are not among them."""
+    due_at: datetime | None = None
+    """When it may start, while it is queued."""
+    priority: int = 0
+    expires_at: datetime | None = None
+    """When it is over if nobody has started it by then."""
+    replay_of: RunId | None = None
+    template: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRetry:
+    """How often and when a run whose attempt failed is tried again."""
+
+    max_attempts: int = 1
+    initial_seconds: int = 10
+    max_seconds: int = 600
+
+
+DedupeMode = Literal["simple", "throttle", "debounce"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dedupe:
+    """Which requests of an instance are one run: those with the same key, as long as the mode says.
+
+    simple: while a run of the key is not over, it is the answer. throttle: a run of the key accepted within
+    the last seconds is the answer. debounce: a run starts that many seconds after the last request; until it
+    starts, each request takes the place of the one before.
+    """
+
+    key: str
+    mode: DedupeMode = "simple"
+    seconds: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +130,14 @@ class RunRequest:
     """Digest of what the caller asked for, to tell a repeat from a clash under one key."""
     schedule: str | None = None
     fire_at: datetime | None = None
+    retry: RunRetry = RunRetry()
+    priority: int = 0
+    """From 0 to 9; the greatest starts first."""
+    ttl_seconds: int | None = None
+    """Longest wait for the first start."""
+    dedupe: Dedupe | None = None
+    replay_of: RunId | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 Outcome = Literal["succeeded", "failed", "ambiguous", "cancelled", "released"]
@@ -99,6 +151,9 @@ class Next:
     reason: Reason | None = None
     message: str = ""
     attempt_change: int = 0
+    failure_change: int = 0
+    pause_seconds: float = 0.0
+    """How long it waits before it may start, when it is queued again."""
 
 
 def deadline(*, started_at: datetime | None, max_run_seconds: int) -> datetime | None:
@@ -114,7 +169,8 @@ def after_finish(outcome: Outcome, reason: str = "", message: str = "", *, cance
         case "failed" if _reason(reason) is Reason.RUN_TIMED_OUT:
             return Next(state=RunState.EXPIRED, reason=Reason.RUN_TIMED_OUT, message=message)
         case "failed":
-            return Next(state=RunState.DEAD, reason=_reason(reason) or Reason.STEP_FAILED, message=message)
+            why = _reason(reason) or Reason.STEP_FAILED
+            return Next(state=RunState.DEAD, reason=why, message=message, failure_change=1)
         case "ambiguous":
             return Next(state=RunState.AMBIGUOUS, reason=Reason.OUTCOME_UNKNOWN, message=message)
         case "released" if not cancel_requested:
@@ -125,6 +181,29 @@ def after_finish(outcome: Outcome, reason: str = "", message: str = "", *, cance
             assert_never(outcome)
 
 
+def after_failure(
+    failed: Next, *, failures: int, retry: RunRetry, pause_seconds: float, seconds_left: float | None
+) -> Next:
+    """Return what a run becomes whose attempt failed for a reason that may pass: tried again, or dead.
+
+    `failures` are those before. A pause that ends after the run's deadline is not begun.
+    """
+    is_late = seconds_left is not None and pause_seconds >= seconds_left
+    if failures + failed.failure_change >= retry.max_attempts or is_late:
+        return failed
+    return replace(failed, state=RunState.QUEUED, pause_seconds=pause_seconds)
+
+
+def retry_pause(retry: RunRetry, failures: int, retry_after_seconds: float | None, *, chance: float) -> float:
+    """Return how long to wait after a failure with `failures` before it; `chance` is from 0 to 1.
+
+    Exponential with full jitter, or a little after the time that was asked for.
+    """
+    if retry_after_seconds is not None:
+        return min(retry_after_seconds, LONGEST_RETRY_AFTER_SECONDS) + chance * retry.initial_seconds
+    return chance * min(retry.max_seconds, retry.initial_seconds * 2.0 ** min(failures, 30))
+
+
 def _reason(said: str) -> Reason | None:
     return Reason(said) if said in Reason._value2member_map_ else None
 
@@ -132,7 +211,10 @@ def _reason(said: str) -> Reason | None:
 def after_lease_expiry(
     *, attempt: int, max_attempts: int, cancel_requested: bool, deadline_at: datetime | None, now: datetime
 ) -> Next:
-    """Return what a running run becomes when its worker has been silent for too long."""
+    """Return what a running run becomes when its worker has been silent for too long.
+
+    `attempt` counts attempts that did not end in a failure: those are counted for themselves.
+    """
     if cancel_requested:
         return Next(state=RunState.CANCELLED, reason=Reason.CANCELLED)
     if deadline_at is not None and deadline_at <= now:
@@ -147,6 +229,12 @@ def after_deadline() -> Next:
     """Return what a started run becomes when nobody may work on it any longer."""
     said = "The run took longer than the template's queue.maxRunSeconds."
     return Next(state=RunState.EXPIRED, reason=Reason.RUN_TIMED_OUT, message=said)
+
+
+def after_waiting() -> Next:
+    """Return what a run becomes that nobody started within its ttlSeconds."""
+    said = "Nobody started the run within its ttlSeconds."
+    return Next(state=RunState.EXPIRED, reason=Reason.WAITED_TOO_LONG, message=said)
 
 
 def after_cancel(state: RunState, actor: str) -> Next | None:

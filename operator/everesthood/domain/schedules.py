@@ -18,7 +18,7 @@ from everesthood.apis.v1alpha1.template import QueueSpec
 from everesthood.domain import cron
 from everesthood.domain.errors import Problem
 from everesthood.domain.run_ids import RANDOM_BYTES, uuid7
-from everesthood.domain.runs import Next, RunId, RunRequest, RunState, after_cancel
+from everesthood.domain.runs import Next, RunId, RunRequest, RunRetry, RunState, after_cancel
 
 GRACE: Final = timedelta(seconds=60)
 """A time is missed when nobody came to fire it for longer than that."""
@@ -294,6 +294,7 @@ def _request(due: Due, fire_at: datetime, now: datetime) -> RunRequest:
         request_id=run,
         max_attempts=limits.max_attempts,
         max_run_seconds=limits.max_run_seconds,
+        retry=_retry(limits),
         schedule=name,
         fire_at=fire_at,
     )
@@ -302,6 +303,16 @@ def _request(due: Due, fire_at: datetime, now: datetime) -> RunRequest:
 @lru_cache(maxsize=1000)
 def _limits(queue: str | None) -> QueueSpec:
     return QueueSpec() if queue is None else QueueSpec.model_validate_json(queue)
+
+
+def _retry(limits: QueueSpec) -> RunRetry:
+    if limits.retry is None:
+        return RunRetry()
+    return RunRetry(
+        max_attempts=limits.retry.max_attempts,
+        initial_seconds=limits.retry.initial_seconds,
+        max_seconds=limits.retry.max_seconds,
+    )
 
 
 def actor(name: str) -> str:

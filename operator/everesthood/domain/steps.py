@@ -166,6 +166,12 @@ class Egress(_Part, frozen=True, kw_only=True):
     hosts: tuple[str, ...] = ()
 
 
+class QueueSpec(_Part, frozen=True, kw_only=True):
+    """Whether a failed run may be tried again; how is the record's business."""
+
+    retry: dict[str, int] | None = None
+
+
 class WorkerSpec(_Part, frozen=True, kw_only=True):
     """How many runs a worker executes at once."""
 
@@ -179,6 +185,7 @@ class AgentSpec(_Part, frozen=True, kw_only=True):
     egress: Egress = Egress()
     output: Output | None = None
     worker: WorkerSpec = WorkerSpec()
+    queue: QueueSpec = QueueSpec()
 
 
 class Agent(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,18 +28,22 @@ async def execute_run(assignment: Assignment, journal: Journal, *, agent: Agent,
     except TimeoutError:
         return attempt.timed_out()
     except _Ended as ended:
-        return attempt.finish(ended.outcome, reason=ended.reason, message=ended.message)
+        finish = attempt.finish(ended.outcome, reason=ended.reason, message=ended.message)
+        return attempt.hopeful(finish, ended.failure)
     except EveresthoodError as error:
-        return attempt.finish("failed", reason=error.reason, message=error.message)
+        return attempt.hopeful(attempt.finish("failed", reason=error.reason, message=error.message), error)
     return attempt.finish("succeeded", output=output, reason=Reason.SUCCEEDED)
 
 
 class _Ended(Exception):  # noqa: N818 - it ends an attempt and is no error of ours
     """The attempt is over, before its output."""
 
-    def __init__(self, outcome: str, reason: str, step: str, message: str) -> None:
+    def __init__(
+        self, outcome: str, reason: str, step: str, message: str, failure: EveresthoodError | None = None
+    ) -> None:
         self.outcome = outcome
         self.reason = reason
+        self.failure = failure
         self.message = f"steps.{step}: {message}"
         super().__init__(self.message)
 
@@ -133,9 +137,17 @@ class _Attempt:
             said = f"{end.record.message}; whether it took effect is not known"
             self._ended = _Ended("ambiguous", Reason.OUTCOME_UNKNOWN, step.name, said)
         elif end.record.state == "failed":
-            self._ended = self._ended or _Ended("failed", end.record.reason, step.name, end.record.message)
+            self._fail(step, end)
         else:
             self._values[step.name] = end.value
+
+    def _fail(self, step: Step, end: StepEnd) -> None:
+        """Keep the first failure, but rather one that another attempt cannot mend."""
+        may_pass = end.failure is not None and end.failure.transient
+        ended = self._ended
+        if ended is None or (ended.failure is not None and ended.failure.transient and not may_pass):
+            record = end.record
+            self._ended = _Ended("failed", record.reason, step.name, record.message, end.failure)
 
     async def output(self) -> msgspec.Raw:
         """Return the run's output: the template's expression, or else the last step's output."""
@@ -158,6 +170,14 @@ class _Attempt:
             return self.finish("ambiguous", reason=Reason.OUTCOME_UNKNOWN, message=said)
         said = "The run took longer than the template's queue.maxRunSeconds."
         return self.finish("failed", reason=Reason.RUN_TIMED_OUT, message=said)
+
+    def hopeful(self, finish: Finish, failure: EveresthoodError | None) -> Finish:
+        """Return the end with what the record must know to try the run again, where the agent wants that."""
+        wants = self._agent.spec.queue.retry is not None
+        if finish.outcome != "failed" or not wants or failure is None or not failure.transient:
+            return finish
+        after = getattr(failure, "retry_after_seconds", None)
+        return msgspec.structs.replace(finish, transient=True, retry_after_seconds=after)
 
     def finish(self, outcome: str, *, reason: str, output: msgspec.Raw = EMPTY, message: str = "") -> Finish:
         """Return what to hand in."""

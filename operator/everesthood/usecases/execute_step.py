@@ -41,6 +41,7 @@ class StepEnd:
     value: object = None
     is_unknown: bool = False
     """Nobody knows whether it took effect."""
+    failure: EveresthoodError | None = None
 
 
 def encoded(value: object, what: str) -> msgspec.Raw:
@@ -151,7 +152,7 @@ def failed(step: Step, failure: EveresthoodError, began: float, tries: int = 1) 
         finished_at=0.0 if unknown else None,
         failure=(reason, failure.message[:MAX_MESSAGE]),
     )
-    return StepEnd(record=record, is_unknown=unknown)
+    return StepEnd(record=record, is_unknown=unknown, failure=failure)
 
 
 def _record(  # noqa: PLR0913 - all but the first three have their place in one record

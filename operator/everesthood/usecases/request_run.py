@@ -2,10 +2,11 @@
 
 import asyncio
 import hashlib
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 import msgspec
@@ -14,13 +15,31 @@ from everesthood.apis.reasons import Reason
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec
 from everesthood.domain.errors import Conflict, Invalid, NotFound, Problem
 from everesthood.domain.run_ids import RANDOM_BYTES, accepted_at, uuid7
-from everesthood.domain.runs import Run, RunId, RunRequest, RunState
+from everesthood.domain.runs import (
+    HIGHEST_PRIORITY,
+    LONGEST_LABEL,
+    LONGEST_TTL_SECONDS,
+    LONGEST_WINDOW_SECONDS,
+    MOST_LABELS,
+    Dedupe,
+    Run,
+    RunId,
+    RunRequest,
+    RunRetry,
+    RunState,
+)
 from everesthood.usecases.ports.bell import Bell
 from everesthood.usecases.ports.record import InstanceTarget, RunStore
 
 INPUT_BYTES: Final = 262_144
 _QUICK_BYTES: Final = 4096
 _MOST_CONTRACTS: Final = 1000
+_DEDUPE_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+LABEL: Final = re.compile(rf"[A-Za-z0-9](?:[A-Za-z0-9._/-]{{0,{LONGEST_LABEL - 2}}}[A-Za-z0-9])?")
+_OPTIONS: Final[Mapping[str, object]] = {
+    "priority": 0, "ttl_seconds": None, "labels": {}, "dedupe": None, "replay_of": None,
+}  # fmt: skip
+"""What a request may say beside its input, with what it is when it says nothing."""
 
 
 class Schemas(Protocol):
@@ -43,6 +62,11 @@ class Wish:
     idempotency_key: str | None = None
     schedule: str | None = None
     """Schedule of the instance that the run belongs to, when somebody runs it now."""
+    priority: int = 0
+    ttl_seconds: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    dedupe: Dedupe | None = None
+    replay_of: RunId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +85,7 @@ class _Contract:
     schema_bytes: int
     max_attempts: int
     max_run_seconds: int
+    retry: RunRetry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +108,7 @@ class RequestRun:
             Invalid: the input breaks the input schema or is too large.
             Unavailable: the record is down; nothing was accepted.
         """
+        check_options(wish)
         target = await self.runs.target(wish.namespace, wish.instance)
         if target is None:
             raise NotFound(
@@ -138,9 +164,15 @@ class RequestRun:
             request_id=wish.request_id,
             max_attempts=contract.max_attempts,
             max_run_seconds=contract.max_run_seconds,
+            retry=contract.retry,
             idempotency_key=wish.idempotency_key,
             request_digest=digest,
             schedule=wish.schedule,
+            priority=wish.priority,
+            ttl_seconds=wish.ttl_seconds,
+            labels=wish.labels,
+            dedupe=wish.dedupe,
+            replay_of=wish.replay_of,
         )
 
     async def _earlier(self, namespace: str, run: RunId) -> Run:
@@ -152,11 +184,13 @@ class RequestRun:
 
 def _read(spec: bytes) -> _Contract:
     template = AgentTemplateSpec.model_validate_json(spec)
+    retry = template.queue.retry
     return _Contract(
         input_schema=template.input_schema,
         schema_bytes=len(msgspec.json.encode(template.input_schema)),
         max_attempts=template.queue.max_attempts,
         max_run_seconds=template.queue.max_run_seconds,
+        retry=RunRetry() if retry is None else RunRetry(**retry.model_dump()),
     )
 
 
@@ -178,9 +212,37 @@ def _digest(wish: Wish, value: object) -> bytes:
     """Return what tells a repeat from a clash; white space and the order of keys do not count."""
     canonical = msgspec.json.encode(value, order="deterministic")
     parts = [wish.instance.encode(), canonical]
+    options = {
+        name: getattr(wish, name) for name, default in _OPTIONS.items() if getattr(wish, name) != default
+    }
+    if options:
+        parts.append(msgspec.json.encode(options, order="deterministic"))
     if wish.schedule is not None:
         parts.append(wish.schedule.encode())
     return hashlib.sha256(b"\0".join(parts)).digest()
+
+
+def check_options(wish: Wish) -> None:
+    """Return if everything but the input is as it may be."""
+    problems = tuple(_option_problems(wish))
+    if problems:
+        said = f"{problems[0].path}: {problems[0].message}"
+        raise Invalid(f"The request breaks a rule: {said}.", problems=problems)
+
+
+def _option_problems(wish: Wish) -> Iterator[Problem]:
+    if not 0 <= wish.priority <= HIGHEST_PRIORITY:
+        yield Problem("/priority", f"must be from 0 to {HIGHEST_PRIORITY}", Reason.BAD_REQUEST)
+    if wish.ttl_seconds is not None and not 1 <= wish.ttl_seconds <= LONGEST_TTL_SECONDS:
+        yield Problem("/ttlSeconds", f"must be from 1 to {LONGEST_TTL_SECONDS}", Reason.BAD_REQUEST)
+    if wish.dedupe is not None:
+        yield from _dedupe_problems(wish.dedupe, wish.ttl_seconds)
+    if len(wish.labels) > MOST_LABELS:
+        yield Problem("/labels", f"must be at most {MOST_LABELS}", Reason.BAD_REQUEST)
+    for name, value in wish.labels.items():
+        if not (LABEL.fullmatch(name) and (value == "" or LABEL.fullmatch(value))):
+            what = f"{name!r}: names and values are as Kubernetes' labels, at most {LONGEST_LABEL} characters"
+            yield Problem("/labels", what, Reason.BAD_REQUEST)
 
 
 def _sentence(found: list[tuple[str, str]]) -> str:
@@ -205,4 +267,26 @@ def _queued(request: RunRequest) -> Run:
         request_id=request.request_id,
         created_at=accepted_at(request.id),
         schedule=request.schedule,
+        due_at=accepted_at(request.id) + timedelta(seconds=_pause(request)),
+        priority=request.priority,
+        expires_at=None
+        if request.ttl_seconds is None
+        else accepted_at(request.id) + timedelta(seconds=request.ttl_seconds),
+        replay_of=request.replay_of,
+        labels=request.labels,
     )
+
+
+def _dedupe_problems(dedupe: Dedupe, ttl_seconds: int | None) -> Iterator[Problem]:
+    if not _DEDUPE_KEY.fullmatch(dedupe.key):
+        yield Problem("/dedupe/key", "must be 1 to 255 visible ASCII characters", Reason.BAD_REQUEST)
+    least, most = (0, 0) if dedupe.mode == "simple" else (1, LONGEST_WINDOW_SECONDS)
+    if not least <= dedupe.seconds <= most:
+        what = f"must be from {least} to {most} where the mode is {dedupe.mode}"
+        yield Problem("/dedupe/seconds", what, Reason.BAD_REQUEST)
+    if dedupe.mode == "debounce" and ttl_seconds is not None and ttl_seconds <= dedupe.seconds:
+        yield Problem("/ttlSeconds", "must be more than dedupe.seconds", Reason.BAD_REQUEST)
+
+
+def _pause(request: RunRequest) -> int:
+    return request.dedupe.seconds if request.dedupe and request.dedupe.mode == "debounce" else 0

@@ -61,6 +61,8 @@ def _check(request: WorkRequest) -> None:
             _check_step(f"{path}.steps.{step.name}", step)
         if isinstance(written, Finish) and len(bytes(written.output)) > OUTPUT_BYTES:
             raise Invalid(f"{path}.output: larger than {OUTPUT_BYTES} bytes.")
+        if isinstance(written, Finish) and written.retry_after_seconds is not None:
+            _check_wait(f"{path}.retry_after_seconds", written.retry_after_seconds)
     for index, line in enumerate(request.logs):
         _check_hold(f"logs[{index}]", line.run, line.fence)
         _check_time(f"logs[{index}].at", line.at)
@@ -87,6 +89,11 @@ def _check_step(path: str, step: StepRecord) -> None:
         raise Invalid(f"{path}.tries: must be from 0 to {_MOST_TRIES}.")
     _check_time(f"{path}.started_at", step.started_at)
     _check_time(f"{path}.finished_at", step.finished_at)
+
+
+def _check_wait(path: str, seconds: float) -> None:
+    if not 0 <= seconds <= _LAST_SECOND:
+        raise Invalid(f"{path}: must be a number of seconds, not below 0.")
 
 
 def _check_time(path: str, seconds: float) -> None:

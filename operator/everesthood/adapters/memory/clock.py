@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from everesthood.adapters.memory import schedules
 from everesthood.adapters.memory.record import Record, RunRow
-from everesthood.domain.runs import Next, RunState, after_deadline, after_lease_expiry
+from everesthood.domain.runs import Next, RunState, after_deadline, after_lease_expiry, after_waiting
 from everesthood.usecases.ports.record import DueBell, Fired, QueueOwner
 
 
@@ -32,12 +32,14 @@ class MemoryClock:
     def _verdict(self, row: RunRow) -> Next | None:
         now = self._record.now()
         ends = row.deadline_at
+        if row.state is RunState.QUEUED and row.has_waited_too_long(now):
+            return after_waiting()
         if row.state is RunState.QUEUED and ends is not None and ends <= now:
             return after_deadline()
         if row.state is not RunState.RUNNING or row.lease_until is None or row.lease_until >= now:
             return None
         return after_lease_expiry(
-            attempt=row.attempt,
+            attempt=row.attempt - row.failures,
             max_attempts=row.request.max_attempts,
             cancel_requested=row.cancel_requested,
             deadline_at=ends,

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from everesthood.apis.reasons import Reason
@@ -38,6 +38,8 @@ class RunRow:
     request: RunRequest
     created_at: datetime
     due_at: datetime
+    expires_at: datetime | None = None
+    template: str | None = None
     state: RunState = RunState.QUEUED
     reason: Reason | None = None
     message: str = ""
@@ -49,6 +51,9 @@ class RunRow:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     cancel_requested: bool = False
+    failures: int = 0
+    failed_attempt: int = 0
+    """The last attempt that failed and was to be tried again."""
     steps: dict[str, StoredStep] = field(default_factory=dict)
     log: list[StoredLine] = field(default_factory=list)
 
@@ -57,18 +62,34 @@ class RunRow:
         """Return when the run is out of time."""
         return deadline(started_at=self.started_at, max_run_seconds=self.request.max_run_seconds)
 
+    def take(self, request: RunRequest, now: datetime) -> None:
+        """Write what a request asks for; it may take the place of an earlier one."""
+        pause = request.dedupe.seconds if request.dedupe and request.dedupe.mode == "debounce" else 0
+        self.request = request
+        self.due_at = now + timedelta(seconds=pause)
+        ttl = request.ttl_seconds
+        self.expires_at = None if ttl is None else now + timedelta(seconds=ttl)
+
+    def has_waited_too_long(self, now: datetime) -> bool:
+        """Return whether the run must not start any more."""
+        ends = None if self.started_at else self.expires_at
+        return ends is not None and ends <= now
+
     def become(self, following: Next, now: datetime) -> None:
         """Write what a rule of the domain decided; a reason given before a cancellation stays."""
         keeps = following.state is RunState.CANCELLED and self.cancel_requested and self.reason is not None
         if not keeps:
             self.reason, self.message = following.reason, following.message
         self.state = following.state
+        if following.state is RunState.QUEUED and following.failure_change:
+            self.failed_attempt = self.attempt
         self.attempt += following.attempt_change
+        self.failures += following.failure_change
         self.lease_until = None
         if following.state in FINAL:
             self.finished_at = now
         else:
-            self.due_at = now
+            self.due_at = now + timedelta(seconds=following.pause_seconds)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -191,4 +212,11 @@ def as_run(row: RunRow, *, whole: bool = True) -> Run:
         cancel_requested=row.cancel_requested,
         schedule=asked.schedule,
         fire_at=asked.fire_at,
+        failures=row.failures,
+        due_at=row.due_at if row.state is RunState.QUEUED else None,
+        priority=asked.priority,
+        expires_at=row.expires_at,
+        replay_of=asked.replay_of,
+        template=row.template,
+        labels=asked.labels,
     )

@@ -1,11 +1,13 @@
 """Runs for the web API, kept in memory."""
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
 
 from everesthood.adapters.memory.record import Record, RunRow, as_run
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Conflict, NotFound
-from everesthood.domain.runs import Run, RunId, RunRequest, RunState, after_cancel
+from everesthood.domain.runs import FINAL, Run, RunId, RunRequest, RunState, after_cancel
 from everesthood.usecases.ports.record import (
     Accepted,
     AuditEntry,
@@ -52,16 +54,58 @@ class MemoryRuns:
             if request.id in self._record.rows:
                 raise Conflict(f"A run {request.id} exists.")
             now = self._record.now()
-            self._record.rows[request.id] = RunRow(request=request, created_at=now, due_at=now)
-            if request.idempotency_key is not None:
-                key = (request.instance_uid, request.idempotency_key)
-                self._record.idempotency[key] = (request.request_digest, request.id)
-            self._audit(request.namespace, request.requested_by, "run.accept", request.id, request.request_id)
+            if (twin := self._twin(request)) is not None:
+                self._remember(request, twin.request.id)
+                if request.dedupe and request.dedupe.mode == "debounce":
+                    self._debounce(twin, request)
+                return Accepted(run=twin.request.id, ring=None, repeated=True)
+            made = RunRow(request=request, created_at=now, due_at=now, template=row.published.template)
+            made.take(request, now)
+            self._record.rows[request.id] = made
+            self._remember(request, request.id)
+            action = "run.accept" if request.replay_of is None else "run.replay"
+            self._audit(request.namespace, request.requested_by, action, request.id, request.request_id)
             revision = row.published.current_revision
-            rings = revision is not None and not row.published.suspended
+            rings = revision is not None and not row.published.suspended and made.due_at <= now
             return Accepted(
                 run=request.id, ring=(request.instance_uid, revision) if rings and revision else None
             )
+
+    def _remember(self, request: RunRequest, run: RunId) -> None:
+        if request.idempotency_key is not None:
+            key = (request.instance_uid, request.idempotency_key)
+            self._record.idempotency[key] = (request.request_digest, run)
+
+    def _twin(self, request: RunRequest) -> RunRow | None:
+        """Return the run that a request with a dedupe key is one with."""
+        wanted = request.dedupe
+        if wanted is None:
+            return None
+        twins = [
+            row
+            for row in self._record.rows.values()
+            if row.request.instance_uid == request.instance_uid
+            and row.request.dedupe is not None
+            and row.request.dedupe.key == wanted.key
+        ]
+        since = self._record.now() - timedelta(seconds=wanted.seconds)
+        match wanted.mode:
+            case "simple":
+                twins = [row for row in twins if row.state not in FINAL]
+            case "throttle":
+                twins = [row for row in twins if row.created_at > since]
+            case "debounce":
+                twins = [row for row in twins if row.state is RunState.QUEUED and row.started_at is None]
+        return max(twins, key=lambda row: row.request.id, default=None)
+
+    def _debounce(self, twin: RunRow, request: RunRequest) -> None:
+        first = twin.request
+        twin.take(
+            replace(request, id=first.id, requested_by=first.requested_by, request_id=first.request_id),
+            self._record.now(),
+        )
+        self._audit(first.namespace, request.requested_by, "run.debounce", first.id, request.request_id)
+        self._record.run_changed.tell(first.id)
 
     def _earlier(self, request: RunRequest) -> RunId | None:
         if request.idempotency_key is None:
@@ -149,5 +193,6 @@ def _matches(row: RunRow, wanted: RunFilter) -> bool:
         asked.namespace == wanted.namespace
         and wanted.instance in (None, asked.instance)
         and (not wanted.states or row.state in wanted.states)
+        and wanted.reason in (None, row.reason)
         and (wanted.before is None or asked.id < wanted.before)
     )

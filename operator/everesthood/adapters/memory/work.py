@@ -1,5 +1,6 @@
 """Runs for the gateway, kept in memory."""
 
+import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -17,7 +18,7 @@ from everesthood.apis.wire import (
     WorkReply,
     WorkRequest,
 )
-from everesthood.domain.runs import RunId, RunState, after_finish
+from everesthood.domain.runs import Next, RunId, RunState, after_failure, after_finish, retry_pause
 from everesthood.usecases.ports.record import StoredLine, StoredStep, WorkerSeat
 
 
@@ -28,6 +29,7 @@ class MemoryWork:
         """Share the tables with the other views."""
         self._record = record
         self._lease = timedelta(seconds=lease_seconds)
+        self._chance = random.Random()  # noqa: S311 - spreads retries, guards nothing
 
     async def work(self, seat: WorkerSeat, request: WorkRequest) -> WorkReply:
         """Write what was done, then claim."""
@@ -82,14 +84,28 @@ class MemoryWork:
         )
         if becomes.state is RunState.SUCCEEDED:
             row.output = bytes(finish.output)
+        elif becomes.state is RunState.DEAD and finish.transient and not row.cancel_requested:
+            becomes = self._after_failure(row, finish, becomes)
         self._record.end(row, becomes)
+
+    def _after_failure(self, row: RunRow, finish: Finish, failed: Next) -> Next:
+        retry, ends = row.request.retry, row.deadline_at
+        return after_failure(
+            failed,
+            failures=row.failures,
+            retry=retry,
+            pause_seconds=retry_pause(
+                retry, row.failures, finish.retry_after_seconds, chance=self._chance.random()
+            ),
+            seconds_left=None if ends is None else (ends - self._record.now()).total_seconds(),
+        )
 
     def _due(self, seat: WorkerSeat) -> list[RunRow]:
         """Return what this worker may claim: its own revision's runs; new ones only on the current."""
         instance = self._record.live(seat.instance_uid)
         if instance is None:
             return []
-        published = instance.published
+        published, now = instance.published, self._record.now()
         takes_new = published.current_revision == seat.revision and not published.suspended
         revisions = (None, seat.revision) if takes_new else (seat.revision,)
         rows = [
@@ -98,9 +114,10 @@ class MemoryWork:
             if row.request.instance_uid == seat.instance_uid
             and row.state is RunState.QUEUED
             and row.revision in revisions
-            and row.due_at <= self._record.now()
+            and row.due_at <= now
+            and not row.has_waited_too_long(now)
         ]
-        return sorted(rows, key=lambda row: (row.due_at, row.request.id))
+        return sorted(rows, key=lambda row: (-row.request.priority, row.due_at, row.request.id))
 
     def _claim(self, row: RunRow, seat: WorkerSeat) -> Assignment:
         now = self._record.now()
@@ -120,7 +137,11 @@ class MemoryWork:
             request_id=row.request.request_id,
             deadline_at=ends.timestamp(),
             lease_seconds=int(self._lease.total_seconds()),
-            steps=tuple(_record(step) for step in row.steps.values()),
+            steps=tuple(
+                _record(step)
+                for step in row.steps.values()
+                if not (step.state == "failed" and step.attempt <= row.failed_attempt)
+            ),
         )
 
     async def heartbeat(self, seat: WorkerSeat, request: HeartbeatRequest) -> HeartbeatReply:

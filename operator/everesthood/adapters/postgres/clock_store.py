@@ -14,7 +14,14 @@ from everesthood.adapters.postgres.announce import Announcer
 from everesthood.adapters.postgres.listen import QUEUES, REGISTRY, Listener
 from everesthood.adapters.postgres.pool import CONNECT_SECONDS, Database, Row, again, sql
 from everesthood.domain.errors import EveresthoodError
-from everesthood.domain.runs import Next, RunState, after_deadline, after_lease_expiry, deadline
+from everesthood.domain.runs import (
+    Next,
+    RunState,
+    after_deadline,
+    after_lease_expiry,
+    after_waiting,
+    deadline,
+)
 from everesthood.usecases.ports.record import DueBell, Fired, QueueOwner
 
 _BATCH: Final = 500
@@ -129,9 +136,9 @@ class PostgresClock:
 
 def _verdict(row: Row) -> Next:
     if rows.STATES[row["state"]] is RunState.QUEUED:
-        return after_deadline()
+        return after_waiting() if row["started_at"] is None else after_deadline()
     return after_lease_expiry(
-        attempt=row["attempt"],
+        attempt=row["attempt"] - row["failures"],
         max_attempts=row["max_attempts"],
         cancel_requested=row["cancel_requested"],
         deadline_at=deadline(started_at=row["started_at"], max_run_seconds=row["max_run_seconds"]),

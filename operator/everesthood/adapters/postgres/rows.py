@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import msgspec
+
 from everesthood.adapters.postgres.pool import Row
 from everesthood.apis.reasons import Reason
 from everesthood.domain.runs import Run, RunId, RunState
@@ -38,6 +40,13 @@ def run(row: Row) -> Run:
         cancel_requested=row["cancel_requested"],
         schedule=row["schedule"],
         fire_at=row["fire_at"],
+        failures=row["failures"],
+        due_at=row["due_at"] if row["state"] == CODES[RunState.QUEUED] else None,
+        priority=-row["priority"],
+        expires_at=row["expires_at"],
+        replay_of=None if row["replay_of"] is None else RunId(row["replay_of"]),
+        template=row["template"],
+        labels={} if row["labels"] is None else msgspec.json.decode(row["labels"]),
     )
 
 

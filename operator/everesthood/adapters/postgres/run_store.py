@@ -7,12 +7,13 @@ from typing import Final
 from uuid import UUID
 
 from everesthood.adapters.postgres import rows
+from everesthood.adapters.postgres.accepts import DedupedAccepts, columns, repeated
 from everesthood.adapters.postgres.announce import Announcer
 from everesthood.adapters.postgres.batches import Batches
 from everesthood.adapters.postgres.listen import RUNS, Listener
 from everesthood.adapters.postgres.pool import Connection, Database, again, sql
 from everesthood.apis.reasons import Reason
-from everesthood.domain.errors import Conflict, EveresthoodError, NotFound
+from everesthood.domain.errors import EveresthoodError, NotFound
 from everesthood.domain.runs import Run, RunId, RunRequest, after_cancel
 from everesthood.usecases.ports.record import (
     Accepted,
@@ -36,6 +37,7 @@ class PostgresRuns:
         self._listener = listener
         self._announcer = Announcer(database)
         self._accepts: Batches[RunRequest, Accepted] = Batches(self._accept)
+        self._deduped: Batches[RunRequest, Accepted] = Batches(DedupedAccepts(database, self._announcer))
 
     async def target(self, namespace: str, instance: str) -> InstanceTarget | None:
         """Return the published instance of that name."""
@@ -53,10 +55,11 @@ class PostgresRuns:
 
     async def accept(self, request: RunRequest) -> Accepted:
         """Commit the run, together with others that come at the same time."""
-        return await self._accepts.submit(request)
+        batches = self._accepts if request.dedupe is None else self._deduped
+        return await batches.submit(request)
 
     async def _accept(self, batch: Sequence[RunRequest]) -> Sequence[Accepted | EveresthoodError]:
-        inserted = await self._database.fetch("accept", *_columns(batch))
+        inserted = await self._database.fetch("accept", *columns(batch), [r.schedule for r in batch])
         rings = {row["id"]: row["revision"] for row in inserted}
         missing = [r for r in batch if str(r.id) not in rings]
         earlier = await self._earlier(missing)
@@ -82,10 +85,7 @@ class PostgresRuns:
         known = earlier.get((request.instance_uid, request.idempotency_key or ""))
         if known is None:
             return NotFound("The AgentInstance was deleted.", Reason.INSTANCE_NOT_FOUND)
-        if known[0] != request.request_digest:
-            said = "The Idempotency-Key was used before with another request."
-            return Conflict(said, Reason.IDEMPOTENCY_CONFLICT)
-        return Accepted(run=known[1], ring=None, repeated=True)
+        return repeated(request, *known)
 
     async def get(self, namespace: str, run: RunId) -> Run | None:
         """Return the run if it is in that namespace; an id that is none is nowhere."""
@@ -98,7 +98,13 @@ class PostgresRuns:
         """Return a page, newest first."""
         codes = [rows.CODES[state] for state in wanted.states]
         found = await self._database.fetch(
-            "list_runs", wanted.namespace, wanted.instance, codes, wanted.before, wanted.limit
+            "list_runs",
+            wanted.namespace,
+            wanted.instance,
+            codes,
+            wanted.before,
+            wanted.limit,
+            wanted.reason,
         )
         return [rows.run(row) for row in found]
 
@@ -146,6 +152,7 @@ class PostgresRuns:
     async def close(self) -> None:
         """Wait for what is under way."""
         await self._accepts.close()
+        await self._deduped.close()
         await self._announcer.close()
 
 
@@ -157,27 +164,6 @@ async def _cancel(connection: Connection, namespace: str, run: RunId, actor: str
     state, reason = rows.CODES[becomes.state], becomes.reason
     await connection.execute(sql("cancel"), run, state, reason, rows.text(becomes.message), actor, request_id)
     return True
-
-
-def _columns(batch: Sequence[RunRequest]) -> tuple[list[object], ...]:
-    table = [
-        (
-            request.id,
-            request.instance_uid,
-            request.namespace,
-            request.instance,
-            request.input.decode(),
-            request.requested_by,
-            request.request_id,
-            request.max_attempts,
-            request.max_run_seconds,
-            request.idempotency_key,
-            request.request_digest,
-            request.schedule,
-        )
-        for request in batch
-    ]
-    return tuple(list(column) for column in zip(*table, strict=True))
 
 
 def _is_id(text: str) -> bool:

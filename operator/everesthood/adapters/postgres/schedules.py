@@ -156,6 +156,9 @@ async def _start(connection: Connection, firings: Sequence[Firing]) -> list[str]
             start.request.schedule,
             start.request.fire_at,
             start.held,
+            start.request.retry.max_attempts,
+            start.request.retry.initial_seconds,
+            start.request.retry.max_seconds,
         )
         for firing in firings
         for start in firing.starts

@@ -1,5 +1,6 @@
 """Runs for the gateway: the calls of all workers that come together become one statement."""
 
+import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
@@ -21,11 +22,12 @@ from everesthood.apis.wire import (
     WorkRequest,
 )
 from everesthood.domain.errors import EveresthoodError, Invalid
-from everesthood.domain.runs import RunState, after_finish
+from everesthood.domain.runs import LONGEST_RETRY_AFTER_SECONDS, RunState, after_finish
 from everesthood.usecases.ports.record import WorkerSeat
 
 _HELD: Final = 0
 _LOGGED: Final = -1
+_CHANCE: Final = random.Random()  # noqa: S311 - spreads retries, guards nothing
 _STEPS: Final = msgspec.json.Decoder(tuple[StepRecord, ...])
 
 Queue = tuple[str, str]
@@ -57,7 +59,7 @@ class PostgresWork:
         queues = _wants(batch)
         found = await self._database.fetch(
             "work",
-            *_turned(list(_ends(batch)), 8),
+            *_turned(list(_ends(batch)), 11),
             *_turned(list(_steps(batch)), 11),
             *_turned(list(_lines(batch)), 7),
             *_turned([(*queue, wanted) for queue, wanted in queues.items()], 3),
@@ -154,6 +156,7 @@ def _ends(batch: Sequence[Call]) -> Iterable[tuple[object, ...]]:
 def _end(seat: WorkerSeat, end: Finish) -> tuple[object, ...]:
     becomes = after_finish(end.outcome, end.reason, end.message, cancel_requested=False)
     if_cancelled = after_finish(end.outcome, end.reason, end.message, cancel_requested=True)
+    wait = end.retry_after_seconds
     return (
         end.run,
         end.fence,
@@ -163,6 +166,9 @@ def _end(seat: WorkerSeat, end: Finish) -> tuple[object, ...]:
         _json(end.output) if becomes.state is RunState.SUCCEEDED else None,
         becomes.reason,
         rows.text(becomes.message),
+        end.transient and becomes.state is RunState.DEAD,
+        None if wait is None else min(wait, LONGEST_RETRY_AFTER_SECONDS),
+        _CHANCE.random(),
     )
 
 

@@ -91,6 +91,14 @@ class WorkerSpec(Model):
     ] = []
 
 
+class RunRetry(Model):
+    """How a failed run is tried again: exponential backoff with full jitter."""
+
+    max_attempts: Annotated[int, Field(ge=1, le=20, description="Attempts that may fail, in all.")] = 3
+    initial_seconds: Annotated[int, Field(ge=1, le=3600, description="Longest first pause.")] = 10
+    max_seconds: Annotated[int, Field(ge=1, le=86_400, description="Longest pause.")] = 600
+
+
 class QueueSpec(Model):
     """Limits of a run."""
 
@@ -100,6 +108,14 @@ class QueueSpec(Model):
     max_run_seconds: Annotated[
         int, Field(ge=1, le=604_800, description="Longest time of a run, from its first start.")
     ] = 3600
+    retry: Annotated[
+        RunRetry | None,
+        Field(
+            description=(
+                "Attempts after a transient failure, each from the last checkpoint; absent means none."
+            )
+        ),
+    ] = None
 
 
 class Output(Model):

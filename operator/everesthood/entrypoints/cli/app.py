@@ -15,6 +15,7 @@ from everesthood.entrypoints.cli.api import Connection
 from everesthood.entrypoints.cli.exits import Code, Stopped
 from everesthood.entrypoints.cli.kubectl import Kubectl
 from everesthood.entrypoints.cli.main import PROCESSES, start
+from everesthood.entrypoints.cli.replay import replay
 from everesthood.entrypoints.cli.runs import logs, run, runs, schedules
 from everesthood.entrypoints.cli.status import status
 
@@ -22,6 +23,7 @@ PROGRAM: Final = "everesthood"
 _SLOW: Final = {"dev", "migrate", "validate"}
 _QUICK: Final = {
     "run",
+    "replay",
     "runs",
     "logs",
     "schedules",
@@ -129,6 +131,7 @@ app.command()(run)
 app.add_typer(runs, name="runs", help="List, show, cancel and read runs.")
 app.command()(logs)
 app.command()(schedules)
+app.command()(replay)
 app.command()(status)
 for _name in _PROCESS_HELP:
     _process(_name)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -40,10 +41,27 @@ def run(  # noqa: PLR0913 - Typer reads options from arguments
         bool, typer.Option("--follow", "-f", help="Show log and steps until the run is over.")
     ] = False,
     idempotency_key: Annotated[str, typer.Option(help="A repeat with the same key gets the same run.")] = "",
+    priority: Annotated[int, typer.Option(min=0, max=9, help="The greatest starts first.")] = 0,
+    ttl: Annotated[
+        int, typer.Option(min=0, help="Expire if nobody has started it after so many seconds; 0 for never.")
+    ] = 0,
+    label: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE to find it by; may be repeated.")
+    ] = None,
+    dedupe: Annotated[
+        str,
+        typer.Option(help="KEY, KEY:throttle:SECONDS or KEY:debounce:SECONDS: such requests are one run."),
+    ] = "",
     output: Output = Format.TEXT,
 ) -> None:
     """Start a run of an agent."""
-    body = None if schedule else _body(given)
+    options = {
+        "priority": priority or None,
+        "ttlSeconds": ttl or None,
+        "labels": _labels(label),
+        "dedupe": _dedupe(dedupe),
+    }
+    body = None if schedule else wish(json_text(given), options)
     with open_api(context, namespace) as api:
         place = f"schedules/{quote(schedule, safe='')}/run" if schedule else "runs"
         path = f"instances/{quote(name, safe='')}/{place}"
@@ -52,7 +70,7 @@ def run(  # noqa: PLR0913 - Typer reads options from arguments
         if wait:
             _follow(context, api, accepted["id"], output)
         elif output is Format.JSON:
-            _json(accepted)
+            write_json(accepted)
         else:
             typer.echo(show.started(accepted, prog(context)))
 
@@ -64,16 +82,19 @@ def list_runs(  # noqa: PLR0913
     namespace: Namespace = "",
     instance: Annotated[str, typer.Option("--instance", "-i", help="Only of this AgentInstance.")] = "",
     state: Annotated[list[str] | None, typer.Option(help="Only in this state; may be repeated.")] = None,
+    reason: Annotated[str, typer.Option(help="Only with this reason.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=200, help="How many.")] = 20,
     cursor: Annotated[str, typer.Option(help="Go on where the page before ended.")] = "",
     output: Output = Format.TEXT,
 ) -> None:
     """List runs, newest first."""
     with open_api(context, namespace) as api:
-        query = {"instance": instance, "state": state, "limit": limit, "cursor": cursor}
+        query = {
+            "instance": instance, "state": state, "reason": reason, "limit": limit, "cursor": cursor,
+        }  # fmt: skip
         page = api.call("GET", "runs", query=query)
         if output is Format.JSON:
-            _json(page)
+            write_json(page)
         elif not page["items"]:
             typer.echo(f"No runs in {api.namespace}. Start one: {prog(context)} run NAME -n {api.namespace}")
         else:
@@ -94,7 +115,7 @@ def get_run(
     """Show a run with its steps, input and output."""
     with open_api(context, namespace) as api:
         found = api.call("GET", f"runs/{quote(run, safe='')}", query={"instance": instance})
-    _json(found) if output is Format.JSON else typer.echo(show.run(found))
+    write_json(found) if output is Format.JSON else typer.echo(show.run(found))
 
 
 @runs.command("cancel")
@@ -110,7 +131,7 @@ def cancel_run(
     with open_api(context, namespace) as api:
         found = api.call("POST", f"runs/{quote(run, safe='')}/cancel", query={"instance": instance})
     if output is Format.JSON:
-        _json(found)
+        write_json(found)
     elif found["state"] == "cancelled":
         typer.echo(f"Run {found['id']} is cancelled.")
     else:
@@ -159,7 +180,7 @@ def schedules(
     with open_api(context, namespace) as api:
         found = api.call("GET", f"instances/{quote(name, safe='')}/schedules")
         if output is Format.JSON:
-            _json(found)
+            write_json(found)
         elif found["items"]:
             typer.echo(show.schedules(found))
         else:
@@ -179,20 +200,49 @@ def _pages(api: Api, run: str, output: Format, instance: str) -> None:
 def _follow(context: typer.Context, api: Api, run: str, output: Format, *, instance: str = "") -> None:
     as_json = output is Format.JSON
     found = follow(api, run, instance=instance, prog=prog(context), to_stderr=as_json)
-    _json(found) if as_json else typer.echo(show.ended(found, prog(context)))
+    write_json(found) if as_json else typer.echo(show.ended(found, prog(context)))
     if found["state"] != "succeeded":
         raise typer.Exit(Code.REFUSED)
 
 
-def _body(given: str) -> bytes:
+def wish(given: str | None, options: Mapping[str, object]) -> bytes:
     """Return the request's body; the input goes as it is, so that the API judges what was written."""
+    fields = [] if given is None else [b'"input":' + given.encode()]
+    fields += [
+        f"{json.dumps(key)}:{json.dumps(value)}".encode()
+        for key, value in options.items()
+        if value not in (None, {})
+    ]
+    return b"{" + b",".join(fields) + b"}"
+
+
+def _labels(given: Sequence[str] | None) -> dict[str, str]:
+    pairs = [one.partition("=") for one in given or ()]
+    if any(not sign for _, sign, _ in pairs):
+        raise Stopped("A label is NAME=VALUE.", Code.USAGE)
+    return {name: value for name, _, value in pairs}
+
+
+def _dedupe(given: str) -> dict[str, object] | None:
+    if not given:
+        return None
+    key, mode, seconds = [*given.rsplit(":", 2), "", ""][:3] if given.count(":") > 1 else (given, "", "")
+    if mode not in {"throttle", "debounce"}:
+        return {"key": given}
+    if not seconds.isdecimal():
+        raise Stopped(f"{seconds!r} is not a number of seconds.", Code.USAGE)
+    return {"key": key, "mode": mode, "seconds": int(seconds)}
+
+
+def json_text(given: str) -> str:
+    """Return what was given, from a file or standard input where it says so; it must be JSON."""
     text = _text(given)
     try:
         json.loads(text)
     except (ValueError, RecursionError) as error:
         hint = 'Give --input \'{"key": "value"}\', --input @FILE, or --input - for standard input.'
         raise Stopped(f"The input is not JSON: {error}.", Code.USAGE, hint) from error
-    return b'{"input":' + text.encode() + b"}"
+    return text
 
 
 def _text(given: str) -> str:
@@ -206,5 +256,6 @@ def _text(given: str) -> str:
     return given
 
 
-def _json(value: dict[str, Any]) -> None:
+def write_json(value: dict[str, Any]) -> None:
+    """Write an answer as JSON."""
     typer.echo(json.dumps(value, indent=2))

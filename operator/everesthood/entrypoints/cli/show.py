@@ -66,8 +66,9 @@ def run(found: Json) -> str:
         ("Instance", f"{found['namespace']}/{found['instance']}"),
         ("State", state(found)),
         ("Revision", found["revision"] or "-"),
-        ("Attempt", str(found["attempt"])),
+        ("Attempt", _attempts(found)),
         ("Accepted", found["createdAt"]),
+        *_wishes(found),
         ("Took", took(found)),
         ("By", f"{one_line(found['requestedBy'])}, request {found['requestId']}"),
     ]
@@ -87,6 +88,24 @@ def run(found: Json) -> str:
         )
         lines += ["", table(rows, ("STEP", "STATE", "TRIES", "REASON", "MESSAGE"))]
     return "\n".join([*lines, *_values(found)])
+
+
+def _wishes(found: Json) -> list[tuple[str, str]]:
+    """Return what the request said beside the input, where it said something."""
+    labels = ", ".join(f"{name}={value}" for name, value in sorted(found.get("labels", {}).items()))
+    facts = [
+        ("Replay of", found.get("replayOf")),
+        ("Priority", found.get("priority")),
+        ("Expires", found["expiresAt"] if found.get("expiresAt") and not found["startedAt"] else None),
+        ("Labels", labels),
+    ]
+    return [(name, str(value)) for name, value in facts if value]
+
+
+def _attempts(found: Json) -> str:
+    failed = f", {found['failures']} failed" if found.get("failures") else ""
+    waits = f", next not before {found['dueAt']}" if failed and found.get("dueAt") else ""
+    return f"{found['attempt']}{failed}{waits}"
 
 
 def _values(found: Json) -> list[str]:
@@ -109,6 +128,15 @@ def started(found: Json, prog: str) -> str:
         f"Follow it:  {prog} logs {where} -f\n"
         f"See it:     {prog} runs get {where}"
     )
+
+
+def replayed(sums: Mapping[str, int], refused: Sequence[Json], *, dry: bool) -> str:
+    """Return what became of runs that were to be replayed."""
+    if dry:
+        return f"{sums['matched']} runs would be replayed."
+    lines = [f"{one['run']}: {one['reason']}: {one_line(one['detail'])}" for one in refused]
+    said = f"{sums['replayed']} of {sums['matched']} runs are replayed."
+    return "\n".join([said, *(["Refused:", *lines] if lines else [])])
 
 
 def ended(found: Json, prog: str) -> str:

@@ -2,12 +2,13 @@
 
 import asyncio
 import re
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from fastapi import Request
 
 from everesthood.domain.errors import Invalid, Problem
+from everesthood.domain.runs import Dedupe, DedupeMode
 from everesthood.entrypoints.web.middleware import BODY_BYTES
 from everesthood.entrypoints.web.problems import TooLarge, WrongMedia
 
@@ -15,22 +16,54 @@ _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _BODY_SECONDS: Final = 30
 
 
-class _Body(msgspec.Struct, forbid_unknown_fields=True):
-    """A request for a run, its input left as it came."""
+class DedupeBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Which requests are one run."""
+
+    key: str
+    mode: DedupeMode = "simple"
+    seconds: int = 0
+
+
+class RunBody(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """A request for a run, its input left as it came; the use case judges the values."""
 
     input: msgspec.Raw = msgspec.Raw(b"{}")
+    priority: int = 0
+    ttl_seconds: int | None = None
+    labels: dict[str, str] = {}
+    dedupe: DedupeBody | None = None
+
+    @property
+    def same(self) -> Dedupe | None:
+        """Return which requests are one run, if the request says so."""
+        one = self.dedupe
+        return None if one is None else Dedupe(key=one.key, mode=one.mode, seconds=one.seconds)
 
 
-async def run_input(request: Request) -> bytes:
-    """Return the input of a RunWish as JSON."""
+class ReplayBody(msgspec.Struct, forbid_unknown_fields=True):
+    """A request for a replay; without an input, the old run's is taken."""
+
+    input: msgspec.Raw = msgspec.Raw(b"")
+
+    @property
+    def given(self) -> bytes | None:
+        """Return the input as JSON, if one came."""
+        return bytes(self.input) or None
+
+
+_Shape = TypeVar("_Shape", RunBody, ReplayBody)
+
+
+async def read(request: Request, shape: type[_Shape]) -> _Shape:
+    """Return the body of a request; none is the same as an empty object."""
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" or request.headers.get("content-encoding", "identity") != "identity":
         raise WrongMedia("Send the body as plain application/json.")
     body = await _body(request)
     if not body:
-        return b"{}"
+        return shape()
     try:
-        return bytes(msgspec.json.decode(body, type=_Body).input)
+        return msgspec.json.decode(body, type=shape)
     except (ValueError, RecursionError) as error:
         raise Invalid(f"The request body cannot be read: {error}.", problems=(_at(error),)) from error
 

@@ -36,6 +36,11 @@ class Call:
     check: Callable[[], Awaitable[Identity]]
     """Ask again: for whoever stays longer than a permission is remembered."""
 
+    async def require(self, operation: str) -> None:
+        """Ask for what another operation needs as well, where a call does both."""
+        need = REQUIRED[operation]
+        await self.parts.authorizer.require(self.identity, need, self.namespace, self.instance)
+
 
 Door = Callable[..., Awaitable[Call]]
 

@@ -54,7 +54,7 @@ def _operation(path: str, method: str, said: dict[str, Any]) -> str:
         f"| {code} | {_answer(one)} | {_cell(one['description'])} |\n"
         for code, one in said["responses"].items()
     )
-    body = "Body: RunWish.\n\n" if "requestBody" in said else ""
+    body = f"Body: {_answer(said['requestBody'])}.\n\n" if "requestBody" in said else ""
     return (
         f"## {said['summary']}\n\n```text\n{method.upper()} {path}\n```\n\n{said['description']}\n\n"
         f"Needs `{said['x-kubernetes-access']}`.\n\n{body}"

@@ -23,6 +23,7 @@ from everesthood.usecases.get_run import find_run, get_log, get_run
 from everesthood.usecases.list_runs import list_runs
 from everesthood.usecases.list_schedules import find_schedule, list_schedules
 from everesthood.usecases.ports.record import RunFilter
+from everesthood.usecases.replay_runs import MOST_AT_ONCE, Replay, replay_run, replay_runs
 from everesthood.usecases.request_run import Answer, Wish
 
 _SAYS: Final = {
@@ -36,6 +37,7 @@ _SAYS: Final = {
     503: "PostgreSQL or Kubernetes is down; nothing was accepted. Retry-After says when to try again.",
 }
 _RUN_WISH: Final = {"application/json": {"schema": {"$ref": "#/components/schemas/RunWish"}}}
+_REPLAY_WISH: Final = {"application/json": {"schema": {"$ref": "#/components/schemas/ReplayWish"}}}
 
 router = APIRouter(prefix=names.API_PREFIX, tags=["runs"])
 RunPath = Annotated[str, Path(description="Id of the run.")]
@@ -74,13 +76,18 @@ async def create_run(
     ] = None,
 ) -> Response:
     """Accept a run. When this answers, the run is durable and ends in a final state, whatever dies."""
+    body = await bodies.read(request, bodies.RunBody)
     wish = Wish(
         namespace=call.namespace,
         instance=call.instance,
-        input=await bodies.run_input(request),
+        input=bytes(body.input),
         requested_by=call.identity.username,
         request_id=call.request_id,
         idempotency_key=bodies.idempotency_key(idempotency_key),
+        priority=body.priority,
+        ttl_seconds=body.ttl_seconds,
+        labels=body.labels,
+        dedupe=body.same,
     )
     return _accepted(call, await call.parts.request_run(wish))
 
@@ -91,24 +98,47 @@ def _accepted(call: Call, answer: Answer) -> Response:
     return _json(schemas.view(answer.run), status=status, headers={"Location": location})
 
 
+class RunQuery(BaseModel):
+    """Which runs are meant."""
+
+    state: Annotated[list[RunState], Field(max_length=8, description="Only these states.")] = []
+    reason: Annotated[str | None, Field(max_length=64, description="Only with this reason.")] = None
+    cursor: Annotated[str | None, Field(max_length=64, description="`next` of the page before.")] = None
+
+    def of(self, call: Call, limit: int) -> RunFilter:
+        """Return the filter for the runs that the call may see."""
+        return RunFilter(
+            namespace=call.namespace,
+            instance=call.instance or None,
+            states=frozenset(self.state),
+            reason=self.reason,
+            before=self.cursor,
+            limit=limit,
+        )
+
+
+class ListQuery(RunQuery):
+    """Which page of runs is wanted."""
+
+    limit: Annotated[int, Field(ge=1, le=200, description="Runs per page.")] = 50
+
+
+class ReplayQuery(RunQuery):
+    """Which runs are to be replayed."""
+
+    limit: Annotated[int, Field(ge=1, le=MOST_AT_ONCE, description="Most runs of this call.")] = 100
+    dry_run: Annotated[bool, Field(alias="dryRun", description="Count only.")] = False
+
+
 @_operation(
     "GET", "/runs", "listRuns", summary="List runs", response_model=schemas.RunPage, responses=_problems(422)
 )
 async def get_runs(
     call: Annotated[Call, Depends(guard("listRuns"))],
-    state: Annotated[list[RunState] | None, Query(description="Only these states.")] = None,
-    cursor: Annotated[str | None, Query(max_length=64, description="`next` of the page before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=200, description="Runs per page.")] = 50,
+    wanted: Annotated[ListQuery, Query()],
 ) -> Response:
     """List the runs of a namespace, newest first."""
-    wanted = RunFilter(
-        namespace=call.namespace,
-        instance=call.instance or None,
-        states=frozenset(state or ()),
-        before=cursor,
-        limit=limit,
-    )
-    page, following = await list_runs(call.parts.runs, wanted)
+    page, following = await list_runs(call.parts.runs, wanted.of(call, wanted.limit))
     return _json({"items": [schemas.summary(run) for run in page], "next": following})
 
 
@@ -139,6 +169,77 @@ async def stop_run(run: RunPath, call: Annotated[Call, Depends(guard("cancelRun"
     actor = call.identity.username
     now = await cancel_run(call.parts.runs, found, actor=actor, request_id=call.request_id)
     return _json(schemas.view(now))
+
+
+@_operation(
+    "POST",
+    "/runs/{run}/replay",
+    "replayRun",
+    summary="Replay a run",
+    response_model=schemas.RunView,
+    status_code=201,
+    responses={
+        **_problems(404, 409, 413, 415, 422),
+        200: {"description": "The same request was accepted before.", "model": schemas.RunView},
+    },
+    openapi_extra={"requestBody": {"content": _REPLAY_WISH}},
+)
+async def replay_one(
+    request: Request,
+    run: RunPath,
+    call: Annotated[Call, Depends(guard("replayRun"))],
+    idempotency_key: Annotated[
+        str | None, Header(description="A repeat with the same key gets the same run.")
+    ] = None,
+) -> Response:
+    """Start a run that is over again, as a new run on the current revision that names the old one.
+
+    Needs `get agentinstances/runs` too: the new run shows the old one's input.
+    """
+    await call.require("getRun")
+    found = await find_run(call.parts.runs, call.namespace, run, call.instance)
+    how = _replay(call, await bodies.read(request, bodies.ReplayBody), idempotency_key)
+    return _accepted(call, await replay_run(call.parts.request_run, found, how))
+
+
+@_operation(
+    "POST",
+    "/runs/replay",
+    "replayRuns",
+    summary="Replay runs",
+    response_model=schemas.ReplayPage,
+    responses=_problems(413, 415, 422),
+    openapi_extra={"requestBody": {"content": _REPLAY_WISH}},
+)
+async def replay_many(
+    request: Request,
+    call: Annotated[Call, Depends(guard("replayRuns"))],
+    wanted: Annotated[ReplayQuery, Query()],
+    idempotency_key: Annotated[
+        str | None, Header(description="A repeat with the same key replays no run twice.")
+    ] = None,
+) -> Response:
+    """Start runs that are over again, dead ones unless `state` says other: a bounded number, newest first.
+
+    `next` says where to go on. A run that is refused, since its input no longer fits, stops no other.
+    Needs `list agentinstances/runs` too.
+    """
+    await call.require("listRuns")
+    how = _replay(call, await bodies.read(request, bodies.ReplayBody), idempotency_key)
+    parts = call.parts
+    done = await replay_runs(
+        parts.request_run, parts.runs, wanted.of(call, wanted.limit), how, dry_run=wanted.dry_run
+    )
+    return _json(schemas.replayed(done))
+
+
+def _replay(call: Call, body: bodies.ReplayBody, key: str | None) -> Replay:
+    return Replay(
+        requested_by=call.identity.username,
+        request_id=call.request_id,
+        input=body.given,
+        idempotency_key=bodies.idempotency_key(key),
+    )
 
 
 @_operation(

@@ -11,9 +11,10 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from everesthood.domain.runs import Run, RunState
+from everesthood.domain.runs import DedupeMode, Run, RunState
 from everesthood.domain.schedules import Missed, Overlap
 from everesthood.usecases.ports.record import StoredLine, StoredSchedule, StoredStep
+from everesthood.usecases.replay_runs import Replayed
 
 RunJson = dict[str, object]
 
@@ -22,12 +23,62 @@ class _Shape(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
 
 
+class DedupeWish(_Shape):
+    """Which requests of the instance are one run; the answer to a repeat is 200 with that run."""
+
+    key: Annotated[str, Field(min_length=1, max_length=255, description="Requests with this key are one.")]
+    mode: Annotated[
+        DedupeMode,
+        Field(
+            description=(
+                "simple: while a run of the key is not over. throttle: for `seconds` after one was accepted."
+                " debounce: the run starts `seconds` after the last request, with that one's input."
+            )
+        ),
+    ] = "simple"
+    seconds: Annotated[int, Field(ge=0, le=604_800, description="For throttle and debounce.")] = 0
+
+
 class RunWish(_Shape):
     """A run that somebody wants."""
 
     input: Annotated[
         Any, Field(description="The run's input, matching the template's inputSchema; at most 256 KiB.")
     ] = {}
+    priority: Annotated[
+        int, Field(ge=0, le=9, description="The greatest of an instance's due runs starts first.")
+    ] = 0
+    ttl_seconds: Annotated[
+        int | None, Field(ge=1, le=2_592_000, description="Expire if nobody has started it after this time.")
+    ] = None
+    labels: Annotated[
+        dict[str, str],
+        Field(max_length=16, description="Names and values to find it by, as Kubernetes' labels."),
+    ] = {}
+    dedupe: Annotated[DedupeWish | None, Field(description="Make one run of several requests.")] = None
+
+
+class ReplayWish(_Shape):
+    """How runs are to be replayed."""
+
+    input: Annotated[Any, Field(description="Input instead of the old run's, if it is there.")] = None
+
+
+class ReplayRefusal(_Shape):
+    """A run that was not replayed."""
+
+    run: Annotated[str, Field(description="Id of the old run.")]
+    reason: Annotated[str, Field(description="Why not; `everesthood explain`.")]
+    detail: Annotated[str, Field(description="The same for people.")]
+
+
+class ReplayPage(_Shape):
+    """What became of a page of runs."""
+
+    matched: Annotated[int, Field(description="Runs that the filter found.")]
+    replayed: Annotated[int, Field(description="Runs that have a replay now; 0 with `dryRun`.")]
+    refused: Annotated[list[ReplayRefusal], Field(description="Runs that were refused.")]
+    next: Annotated[str | None, Field(description="Cursor of the next page.")] = None
 
 
 class StepView(_Shape):
@@ -59,6 +110,17 @@ class RunSummary(_Shape):
         str | None, Field(description="Revision of the template that it executes, from its first start.")
     ] = None
     attempt: Annotated[int, Field(description="How many workers took it up so far.")]
+    failures: Annotated[int, Field(description="How many of its attempts failed so far.")] = 0
+    due_at: Annotated[
+        datetime | None, Field(description="When it may start, while it is queued: later after a failure.")
+    ] = None
+    priority: Annotated[int, Field(description="The greatest starts first.")] = 0
+    expires_at: Annotated[
+        datetime | None, Field(description="When it expires if nobody has started it by then.")
+    ] = None
+    replay_of: Annotated[str | None, Field(description="The run that it replays.")] = None
+    template: Annotated[str | None, Field(description="Name of the instance's template.")] = None
+    labels: Annotated[dict[str, str], Field(description="As they were given.")] = {}
     cancel_requested: Annotated[bool, Field(description="Its worker was told to stop.")]
     requested_by: Annotated[str, Field(description="Kubernetes user that asked for it, or `schedule/NAME`.")]
     request_id: Annotated[str, Field(description="X-Request-Id of the request that made it.")]
@@ -167,6 +229,13 @@ def summary(run: Run) -> RunJson:
         "message": run.message,
         "revision": run.revision,
         "attempt": run.attempt,
+        "failures": run.failures,
+        "dueAt": run.due_at,
+        "priority": run.priority,
+        "expiresAt": run.expires_at,
+        "replayOf": run.replay_of,
+        "template": run.template,
+        "labels": run.labels,
         "cancelRequested": run.cancel_requested,
         "requestedBy": run.requested_by,
         "requestId": run.request_id,
@@ -186,6 +255,16 @@ def view(run: Run) -> RunJson:
 def detail(run: Run, steps: Sequence[StoredStep]) -> RunJson:
     """Return a run as RunDetail."""
     return {**view(run), "steps": [step_view(step) for step in steps]}
+
+
+def replayed(done: Replayed) -> RunJson:
+    """Return what became of runs as ReplayPage."""
+    return {
+        "matched": done.matched,
+        "replayed": done.replayed,
+        "refused": [{"run": one.run, "reason": one.reason, "detail": one.message} for one in done.refusals],
+        "next": done.next,
+    }
 
 
 def step_view(step: StoredStep) -> RunJson:

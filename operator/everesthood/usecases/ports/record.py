@@ -53,6 +53,7 @@ class RunFilter:
     namespace: str
     instance: str | None = None
     states: frozenset[RunState] = frozenset()
+    reason: str | None = None
     before: str | None = None
     """Cursor: the id of the last run of the page before."""
     limit: int = 50

@@ -1,4 +1,5 @@
--- Runs whose worker fell silent, and started runs that wait although their time is up. The columns come
+-- Runs whose worker fell silent, started runs that wait although their time is up, and runs that nobody
+-- started in time. The columns come
 -- from the locked rows, so that a cancellation of this very moment is seen.
 with silent as (
     select * from run where state = 1 and lease_until < now()
@@ -7,6 +8,9 @@ with silent as (
     select * from run
     where state = 0 and revision is not null and started_at + max_run_seconds * interval '1 second' <= now()
     limit $1 for update skip locked
+), unwanted as (
+    select * from run where state = 0 and started_at is null and expires_at <= now()
+    order by expires_at limit $1 for update skip locked
 )
-select id::text, state, attempt, max_attempts, max_run_seconds, cancel_requested, started_at, now() as now
-from (select * from silent union all select * from late) overdue
+select id::text, state, attempt, failures, max_attempts, max_run_seconds, cancel_requested, started_at, now() as now
+from (select * from silent union all select * from late union all select * from unwanted) overdue
