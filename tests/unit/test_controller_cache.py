@@ -8,6 +8,7 @@ from everesthood.adapters.kubernetes.cache import Cache, Change, live_of
 from everesthood.adapters.kubernetes.watching import Watching
 from everesthood.apis import names
 from everesthood.domain.observed import Key, Kind
+from everesthood.entrypoints.controller.watch import build_registry
 
 HELLO = Key(Kind.INSTANCE, "acme", "hello")
 GREETER = Key(Kind.TEMPLATE, "acme", "greeter")
@@ -221,9 +222,27 @@ def test_a_crowd_is_spread():
 def test_everything_can_be_looked_at_again():
     """A full comparison enqueues every object of ours, and children only through their owners."""
     watch, _, line = watching()
-    news = watch.listed(Kind.INSTANCE, [raw()], 5)
-    watch.listed(Kind.DEPLOYMENT, [raw(Kind.DEPLOYMENT, "agent-hello", owner="uid-AgentInstance-hello")], 5)
+    news = watch.listed(Kind.INSTANCE, [live()], 5)
+    watch.listed(Kind.DEPLOYMENT, [live(Kind.DEPLOYMENT, "agent-hello", owner="uid-AgentInstance-hello")], 5)
     watch.look_at_all(3.0)
 
     assert news == 1
     assert line.later == [(HELLO, 3.0)]
+
+
+async def test_an_object_that_was_taken_in_takes_no_room_any_more():
+    """Kopf keeps what it has shown for a while; of that only what it reads itself is left."""
+    taken = []
+    registry = build_registry(lambda event, live: taken.append((event, live)), None)  # type: ignore[arg-type]
+    (handler,) = [h for h in registry._watching._handlers if h.id == "watch-agentinstances"]
+    event = {
+        "type": None,
+        "object": raw(status={"a": 1}, metadata={"managedFields": [1], "finalizers": ["f"]}),
+    }
+
+    await handler.fn(event=event)
+
+    assert [(e, found.content, found.status) for e, found in taken] == [(None, live().content, b'{"a":1}')]
+    assert event["object"].keys() == {"metadata"}
+    assert "managedFields" not in event["object"]["metadata"]
+    assert event["object"]["metadata"]["finalizers"] == ["f"]

@@ -5,20 +5,23 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 from prometheus_client import Counter, Gauge
 
+from everesthood.adapters.kubernetes.cache import live_of
 from everesthood.adapters.kubernetes.client import Client
 from everesthood.adapters.kubernetes.cluster import path_of
 from everesthood.adapters.kubernetes.watching import Watching
 from everesthood.apis import names
 from everesthood.domain.errors import EveresthoodError
-from everesthood.domain.observed import OURS, SEEN_WHOLE, Kind
+from everesthood.domain.observed import OURS, SEEN_WHOLE, Kind, Live
 
 _LOG: Final = logging.getLogger(__name__)
 _AGE: Final = Gauge("everesthood_cache_age_seconds", "Time since everything was last compared.")
 _MISSED: Final = Counter("everesthood_sweep_missed", "Changes that no watch had brought.", ["kind"])
+_PAGE: Final = 100
+"""Small, for a page as it is decoded takes many times what is kept of it."""
 _SPREAD: Final = 0.1
 _SECOND_SECONDS: Final = 30.0
 _FIRST_RETRY_SECONDS: Final = 1.0
@@ -95,11 +98,12 @@ class Sweeper:
 
     async def _list(self, kind: Kind) -> None:
         selector = selector_of(kind)
-        items: list[dict[str, Any]] = []
+        listed: list[Live] = []
         version = "0"
-        async for page, listed_at in self._client.list_pages(path_of(kind), label_selector=selector):
-            items += page
+        pages = self._client.list_pages(path_of(kind), label_selector=selector, page=_PAGE)
+        async for page, listed_at in pages:
+            listed += [live_of(kind, raw) for raw in page]
             version = listed_at
-        news = self._watching.listed(kind, items, int(version))
+        news = self._watching.listed(kind, listed, int(version))
         if news and self.synced.is_set():
             _MISSED.labels(kind.value).inc(news)

@@ -1,10 +1,10 @@
 """Turns what is seen of objects into keys to look at: the object itself, its owner, those that name it."""
 
 import random
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from typing import Final
 
-from everesthood.adapters.kubernetes.cache import Cache, Change, live_of
+from everesthood.adapters.kubernetes.cache import Cache, Change
 from everesthood.adapters.kubernetes.workqueue import WorkQueue
 from everesthood.domain.observed import OURS, Key, Kind, Live
 
@@ -35,9 +35,9 @@ class Watching:
             else:
                 self._tell_users_of_revision(change)
 
-    def listed(self, kind: Kind, raw: Iterable[Mapping[str, Any]], version: int) -> int:
+    def listed(self, kind: Kind, listed: Iterable[Live], version: int) -> int:
         """Take in a complete list; return how much of it was news."""
-        changes = self._cache.replace(kind, [live_of(kind, item) for item in raw], version)
+        changes = self._cache.replace(kind, listed, version)
         for change in changes:
             self.heard(change)
         return len(changes)

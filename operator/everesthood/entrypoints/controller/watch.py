@@ -7,7 +7,7 @@ loop that began after it.
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import kopf
 
@@ -18,7 +18,8 @@ from everesthood.adapters.kubernetes.sweeper import selector_of
 from everesthood.adapters.kubernetes.watching import Watching
 from everesthood.domain.observed import API_VERSIONS, Kind, Live
 
-_CHUNK: Final = 500
+_CHUNK: Final = 100
+_KOPF_READS: Final = frozenset({"apiVersion", "kind", "metadata"})
 _IDLE_SECONDS: Final = 1.0
 _WATCH_SECONDS: Final = 300
 _REQUEST_SECONDS: Final = 15
@@ -41,7 +42,16 @@ def _observe(kind: Kind, saw: Saw, registry: kopf.OperatorRegistry) -> None:
 
     @kopf.on.event(group, version, PLURALS[kind], registry=registry, id=f"watch-{PLURALS[kind]}")
     async def observe(event: kopf.RawEvent, **_: object) -> None:
-        saw(event["type"], live_of(kind, event["object"]))
+        raw = cast("dict[str, Any]", event["object"])
+        saw(event["type"], live_of(kind, raw))
+        _lighten(raw)
+
+
+def _lighten(raw: dict[str, Any]) -> None:
+    """Empty an object that was taken in: Kopf holds thousands of them for a while when it starts."""
+    for name in raw.keys() - _KOPF_READS:
+        del raw[name]
+    raw["metadata"].pop("managedFields", None)
 
 
 def _group(kind: Kind) -> tuple[str, str]:
