@@ -199,3 +199,102 @@ async def test_an_oversized_stream_is_cut(server: Server) -> None:
 
     assert (finish.outcome, finish.reason) == ("failed", "OutputTooLarge")
     assert "more than 4194304 bytes" in finish.message
+
+
+class Model:
+    """An OpenAI-compatible endpoint that looks an article up, orders it and says so, whoever asks."""
+
+    def __init__(self, server: Server) -> None:
+        self.base = f"http://127.0.0.1:{server.port}"
+        self.asked: list[int] = []
+        server.replies["/v1/chat/completions"] = self.reply
+
+    def reply(self, asked: Asked) -> Reply:
+        if asked.headers.get("authorization") != f"Bearer {SECRET}":
+            return Reply(status=401)
+        messages = msgspec.json.decode(asked.body)["messages"]
+        answers = [m["content"] for m in messages if m["role"] == "tool"]
+        self.asked.append(len(answers))
+        message: dict[str, Any] = {"role": "assistant", "content": None}
+        match len(answers):
+            case 0:
+                message["tool_calls"] = [self._call("look", {"id": 3})]
+            case 1:
+                cents = msgspec.json.decode(answers[0])["body"]["cents"]
+                message["tool_calls"] = [self._call("order", {"id": 3, "cents": cents})]
+            case _:
+                message["content"] = f"Ordered: {msgspec.json.decode(answers[1])['body']}"
+        body = {"choices": [{"message": message}], "usage": {"prompt_tokens": 9, "completion_tokens": 1}}
+        return Reply(headers={"Content-Type": "application/json"}, body=msgspec.json.encode(body))
+
+    def _call(self, name: str, args: object) -> dict[str, Any]:
+        arguments = msgspec.json.encode(args).decode()
+        return {"id": f"c-{name}", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+    def step(self) -> dict[str, Any]:
+        look = {
+            "name": "look",
+            "description": "Look.",
+            "http": {"url": f"{self.base}/articles/{{{{ args.id }}}}"},
+        }
+        http = {"method": "POST", "url": f"{self.base}/orders", "json": "args", "credential": "key"}
+        order = {"name": "order", "description": "Order.", "http": http}
+        return step(
+            "buy",
+            agent={
+                "endpoint": f"{self.base}/v1", "model": "m", "credential": "key", "instructions": "Buy.",
+                "prompt": "{{ input }}", "tools": [look, order],
+            },
+        )  # fmt: skip
+
+
+def shop(server: Server) -> None:
+    server.replies["/articles/3"] = Reply(headers={"Content-Type": "application/json"}, body=b'{"cents":700}')
+    server.replies["/orders"] = lambda asked: Reply(status=201, body=b"order of " + asked.body)
+
+
+async def test_an_agent_works_with_real_servers(server: Server) -> None:
+    """Model, look-up and order, each once, with credentials where they belong."""
+    model = Model(server)
+    shop(server)
+    async with calling(server) as by:
+        finish = await execute(agent(model.step()), assignment(value="tea"), by=by)
+
+    said, _, order = output_of(finish)["content"].partition(" of ")
+    assert (said, msgspec.json.decode(order)) == ("Ordered: order", {"id": 3, "cents": 700})
+    assert output_of(finish)["usage"] == {"inputTokens": 27, "outputTokens": 3}
+    paths = {asked.path: asked.headers.get("authorization") for asked in server.asked}
+    assert paths == {
+        "/v1/chat/completions": f"Bearer {SECRET}", "/articles/3": None, "/orders": f"Bearer {SECRET}",
+    }  # fmt: skip
+
+
+async def test_an_agent_resumed_by_another_worker_asks_only_for_the_rest(server: Server) -> None:
+    """The first worker stops while the model thinks about its second turn; the second begins there."""
+    gateway = FakeGateway()
+    (name,) = gateway.add(value="tea")
+    model, what = Model(server), None
+    shop(server)
+    what = agent(model.step())
+    thinking, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def slow(asked: Asked) -> Reply:
+        reply = model.reply(asked)
+        if model.asked[-1] == 1:
+            loop.call_soon_threadsafe(thinking.set)
+            reply.wait = lambda: server.ended.wait(0.3)
+        return reply
+
+    server.replies["/v1/chat/completions"] = slow
+    async with calling(server) as by, Serving(gateway, executing(what, by)) as worker:
+        await thinking.wait()
+        await worker.stop(0.01)
+    server.replies["/v1/chat/completions"] = model.reply
+    async with calling(server) as by, Serving(gateway, executing(what, by)):
+        await gateway.until_over()
+
+    finish = gateway.rows[name].finish
+    assert finish is not None
+    assert finish.outcome == "succeeded"
+    assert model.asked == [0, 1, 1, 2]
+    assert [asked.path for asked in server.asked].count("/articles/3") == 1

@@ -41,6 +41,19 @@ FULL: dict[str, Any] = {
             "mcp": {"url": "https://example.com/mcp", "tool": "search", "arguments": "{}", "credential": "key"},
         },
         {
+            "name": "i", "needs": ["c"],
+            "agent": {
+                "endpoint": "https://example.com/v1", "model": "m", "credential": "key", "instructions": "i",
+                "prompt": "p", "maxTurns": 3, "maxTokens": 4,
+                "tools": [
+                    {
+                        "name": "t", "description": "d", "parameters": {"type": "object"},
+                        "http": {"url": "https://example.com/{{ args.a }}", "method": "POST"},
+                    },
+                ],
+            },
+        },
+        {
             "name": "e", "needs": ["c"],
             "forEach": {
                 "items": "input.items", "maxParallel": 9,
@@ -60,6 +73,13 @@ MINIMAL: dict[str, Any] = {
         {"name": "b", "llm": {"endpoint": "https://example.com", "model": "m", "messages": [{"role": "user", "content": ""}]}},
         {"name": "c", "code": {"entrypoint": "a:b"}},
         {"name": "f", "mcp": {"url": "https://example.com/mcp", "tool": "search"}},
+        {
+            "name": "g",
+            "agent": {
+                "endpoint": "https://example.com/v1", "model": "m", "instructions": "", "prompt": "",
+                "tools": [{"name": "t", "description": "d", "http": {"url": "https://example.com"}}],
+            },
+        },
         {"name": "d", "forEach": {"items": "[]", "steps": [{"name": "e", "transform": {"value": "item"}}]}},
     ],
 }  # fmt: skip
@@ -91,6 +111,8 @@ def test_both_readings_are_equal(manifest: dict[str, Any]) -> None:
         (lean.CodeStep, full_steps.CodeStep),
         (lean.TransformStep, full_steps.TransformStep),
         (lean.McpStep, full_steps.McpStep),
+        (lean.AgentStep, full_steps.AgentStep),
+        (lean.HttpTool, full_steps.HttpTool),
         (lean.ForEachStep, full_steps.ForEachStep),
         (lean.Retry, full_steps.Retry),
     ],
@@ -112,6 +134,7 @@ def test_no_field_of_a_step_is_forgotten(mine: type[msgspec.Struct], theirs: typ
         ({"http": {"url": "https://x", "method": "POST"}, "idempotent": True}, True),
         ({"transform": {"value": "1"}}, True),
         ({"mcp": {"url": "https://x", "tool": "t"}}, False),
+        ({"agent": {"endpoint": "", "model": "", "instructions": "", "prompt": ""}}, True),
         ({"mcp": {"url": "https://x", "tool": "t"}, "idempotent": True}, True),
         ({"forEach": {"items": "[]", "steps": []}}, True),
         ({"code": {"entrypoint": "a:b"}, "idempotent": False}, False),
@@ -127,5 +150,5 @@ def test_a_step_knows_its_kind() -> None:
     kinds = [msgspec.convert(s, lean.Step).kind for s in FULL["steps"]]
     unknown = msgspec.convert({"name": "a", "approval": {"message": "?"}}, lean.Step)
 
-    assert kinds == ["http", "llm", "code", "mcp", "forEach", "transform"]
+    assert kinds == ["http", "llm", "code", "mcp", "agent", "forEach", "transform"]
     assert (unknown.kind, unknown.member) == ("unknown", None)

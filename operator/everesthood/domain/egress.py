@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from everesthood.apis.reasons import Reason
+from everesthood.apis.v1alpha1.steps import Header
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec, CredentialSlot
 from everesthood.domain import hosts
 from everesthood.domain.errors import Problem
-from everesthood.domain.places import places
+from everesthood.domain.places import http_calls, places
 
 _OURS: Final = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer",
@@ -31,12 +32,14 @@ def calls(spec: AgentTemplateSpec) -> Iterator[Call]:
     """Yield the calls of all steps that this version can run."""
     for place in places(spec):
         step = place.step
-        if step.http:
-            yield _call(f"{place.path}.http", "url", step.http.url, step.http.credential)
+        for path, http in http_calls(place):
+            yield _call(path, "url", http.url, http.credential)
         if step.llm:
             yield _call(f"{place.path}.llm", "endpoint", step.llm.endpoint, step.llm.credential)
         if step.mcp:
             yield _call(f"{place.path}.mcp", "url", step.mcp.url, step.mcp.credential)
+        if step.agent:
+            yield _call(f"{place.path}.agent", "endpoint", step.agent.endpoint, step.agent.credential)
 
 
 def _call(path: str, field: str, url: str, credential: str | None) -> Call:
@@ -107,11 +110,14 @@ def header_problem(name: str) -> str | None:
 def header_problems(spec: AgentTemplateSpec) -> Iterator[Problem]:
     """Yield headers that steps may not write, and line breaks in the values."""
     for place in places(spec):
-        http = place.step.http
-        for position, header in enumerate(http.headers if http else ()):
-            path = f"{place.path}.http.headers[{position}]"
-            problem = header_problem(header.name)
-            if problem:
-                yield Problem(f"{path}.name", problem)
-            if "\n" in header.value or "\r" in header.value:
-                yield Problem(f"{path}.value", "must be one line")
+        for path, http in http_calls(place):
+            yield from _of_headers(path, http.headers)
+
+
+def _of_headers(path: str, headers: list[Header]) -> Iterator[Problem]:
+    for position, header in enumerate(headers):
+        problem = header_problem(header.name)
+        if problem:
+            yield Problem(f"{path}.headers[{position}].name", problem)
+        if "\n" in header.value or "\r" in header.value:
+            yield Problem(f"{path}.headers[{position}].value", "must be one line")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from everesthood.apis.v1alpha1.steps import LeafStep
+from everesthood.apis.v1alpha1.steps import HttpStep, LeafStep
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec
 
 ROOTS: Final = ("input", "config", "steps", "run")
@@ -51,6 +51,14 @@ def _inner(outer: Place, steps: Sequence[LeafStep]) -> Iterator[Place]:
             needers={**outer.needers, **dict.fromkeys(visible, step.name)},
             roots=ITEM_ROOTS,
         )
+
+
+def http_calls(place: Place) -> Iterator[tuple[str, HttpStep]]:
+    """Yield the HTTP calls of a step, its own or those of its tools, each with its path."""
+    if place.step.http:
+        yield f"{place.path}.http", place.step.http
+    for index, tool in enumerate(place.step.agent.tools if place.step.agent else ()):
+        yield f"{place.path}.agent.tools[{index}].http", tool.http
 
 
 def lists(spec: AgentTemplateSpec) -> Iterator[tuple[str, Sequence[LeafStep]]]:

@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from everesthood.apis.v1alpha1.steps import HttpStep, LeafStep, LlmStep, Step
+from everesthood.apis.v1alpha1.steps import AgentStep, HttpStep, LeafStep, LlmStep, Step
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec
 from everesthood.domain.errors import Problem
 from everesthood.domain.languages import Languages, References
 from everesthood.domain.places import ROOTS, Place, places
 
+TOOL_ROOTS: Final = ("args",)
+"""What the texts of an agent's tool see besides: the arguments that the model gives."""
 MAX_LOOPS: Final = 3
 
 
@@ -73,6 +75,10 @@ def texts(spec: AgentTemplateSpec) -> Iterator[Text]:
     for place in places(spec):
         for name, text, is_expression in _of_step(place.step):
             yield _text(place, name, text, is_expression=is_expression)
+        for index, tool in enumerate(place.step.agent.tools if place.step.agent else ()):
+            for name, text, is_expression in _of_http(tool.http):
+                where = f"agent.tools[{index}].{name}"
+                yield _text(place, where, text, is_expression=is_expression, more=TOOL_ROOTS)
     if spec.output:
         every = frozenset(step.name for step in spec.steps)
         yield Text(
@@ -80,7 +86,7 @@ def texts(spec: AgentTemplateSpec) -> Iterator[Text]:
         )
 
 
-def _text(place: Place, name: str, text: str, *, is_expression: bool) -> Text:
+def _text(place: Place, name: str, text: str, *, is_expression: bool, more: tuple[str, ...] = ()) -> Text:
     return Text(
         path=f"{place.path}.{name}",
         text=text,
@@ -88,7 +94,7 @@ def _text(place: Place, name: str, text: str, *, is_expression: bool) -> Text:
         visible=place.visible,
         needers=place.needers,
         step=place.step.name,
-        roots=place.roots,
+        roots=(*place.roots, *more),
     )
 
 
@@ -113,6 +119,15 @@ def _of_calls(step: LeafStep) -> Iterator[tuple[str, str, bool]]:
         yield "mcp.url", step.mcp.url, False
     if step.mcp and step.mcp.arguments is not None:
         yield "mcp.arguments", step.mcp.arguments, True
+    if step.agent:
+        yield from _of_agent(step.agent)
+
+
+def _of_agent(agent: AgentStep) -> Iterator[tuple[str, str, bool]]:
+    yield "agent.endpoint", agent.endpoint, False
+    yield "agent.model", agent.model, False
+    yield "agent.instructions", agent.instructions, False
+    yield "agent.prompt", agent.prompt, False
 
 
 def _of_http(http: HttpStep) -> Iterator[tuple[str, str, bool]]:

@@ -88,6 +88,28 @@ class McpStep(_Part, frozen=True, kw_only=True):
     credential: str | None = None
 
 
+class HttpTool(_Part, frozen=True, kw_only=True):
+    """An HTTP operation that a model may call."""
+
+    name: str
+    description: str
+    http: HttpStep
+    parameters: dict[str, object] = msgspec.field(default_factory=dict)
+
+
+class AgentStep(_Part, frozen=True, kw_only=True):
+    """A model in a tool loop."""
+
+    endpoint: str
+    model: str
+    instructions: str
+    prompt: str
+    credential: str | None = None
+    tools: tuple[HttpTool, ...] = ()
+    max_turns: int = 10
+    max_tokens: int = 50_000
+
+
 class ForEachStep(_Part, frozen=True, kw_only=True):
     """A list of steps for each item; none of them is a forEach itself."""
 
@@ -96,13 +118,14 @@ class ForEachStep(_Part, frozen=True, kw_only=True):
     max_parallel: int = 5
 
 
-Member = HttpStep | LlmStep | TransformStep | CodeStep | McpStep | ForEachStep
+Member = HttpStep | LlmStep | TransformStep | CodeStep | McpStep | AgentStep | ForEachStep
 KINDS: Final = {
     "http": "http",
     "llm": "llm",
     "transform": "transform",
     "code": "code",
     "mcp": "mcp",
+    "agent": "agent",
     "for_each": "forEach",
 }
 """Fields of a step that say what it does, and the names that people know them by."""
@@ -130,6 +153,7 @@ class Step(_Part, frozen=True, kw_only=True):
     transform: TransformStep | None = None
     code: CodeStep | None = None
     mcp: McpStep | None = None
+    agent: AgentStep | None = None
     for_each: ForEachStep | None = None
 
     @property
@@ -146,7 +170,7 @@ class Step(_Part, frozen=True, kw_only=True):
     def may_repeat(self) -> bool:
         """Return whether the step may be done again when nobody knows if it was done.
 
-        The steps inside a forEach are judged one by one.
+        The steps inside a forEach and the tools of an agent are judged one by one.
         """
         if self.idempotent is not None:
             return self.idempotent

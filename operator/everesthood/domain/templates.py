@@ -12,11 +12,10 @@ from everesthood.apis.v1alpha1.template import AgentTemplateSpec
 from everesthood.domain import egress, references
 from everesthood.domain.errors import Problem
 from everesthood.domain.languages import Languages
-from everesthood.domain.places import lists, places
+from everesthood.domain.places import Place, http_calls, lists, places
 
 MAX_REPORTED: Final = 50
 _LATER: Final = {
-    "agent": "agent steps are",
     "approval": "approval steps are",
 }
 _NOT_YET: Final = "not yet supported by this version"
@@ -53,6 +52,10 @@ def _found(
     yield from egress.list_problems("spec.egress.hosts", spec.egress.hosts, internal_hosts)
     for place in places(spec):
         yield from _step_problems(place.path, place.step)
+        for path, http in http_calls(place):
+            if http.body is not None and http.json_body is not None:
+                yield Problem(f"{path}.body", "set body or json, not both")
+        yield from _tool_problems(place)
     yield from _loop_problems(spec)
     for path, steps in lists(spec):
         yield from references.needs_problems(path, steps)
@@ -76,6 +79,8 @@ def _schemas(spec: AgentTemplateSpec) -> Iterator[tuple[str, Mapping[str, object
     for place in places(spec):
         if place.step.llm and place.step.llm.output_schema is not None:
             yield f"{place.path}.llm.outputSchema", place.step.llm.output_schema
+        for index, tool in enumerate(place.step.agent.tools if place.step.agent else ()):
+            yield f"{place.path}.agent.tools[{index}].parameters", tool.parameters
     if spec.output and spec.output.output_schema is not None:
         yield "spec.output.schema", spec.output.output_schema
 
@@ -91,12 +96,19 @@ def _step_problems(path: str, step: LeafStep) -> Iterator[Problem]:
     for member, what in _LATER.items():
         if getattr(step, member) is not None:
             yield Problem(f"{path}.{member}", f"{what} {_NOT_YET}", Reason.NOT_YET_SUPPORTED)
-    if step.http and step.http.body is not None and step.http.json_body is not None:
-        yield Problem(f"{path}.http.body", "set body or json, not both")
     if step.llm and step.llm.temperature and Decimal(step.llm.temperature) > _HOTTEST:
         yield Problem(f"{path}.llm.temperature", f"must be at most {_HOTTEST}")
     if step.retry and step.retry.initial_seconds > step.retry.max_seconds:
         yield Problem(f"{path}.retry.initialSeconds", "must not be more than maxSeconds")
+
+
+def _tool_problems(place: Place) -> Iterator[Problem]:
+    for index, tool in enumerate(place.step.agent.tools if place.step.agent else ()):
+        path = f"{place.path}.agent.tools[{index}]"
+        if tool.parameters.get("type", "object") != "object":
+            yield Problem(f"{path}.parameters.type", "must be object: a tool's arguments have names")
+        if tool.http.expect:
+            yield Problem(f"{path}.http.expect", "leave it out: the model sees every status")
 
 
 def _loop_problems(spec: AgentTemplateSpec) -> Iterator[Problem]:

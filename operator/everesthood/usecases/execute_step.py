@@ -61,7 +61,7 @@ def encoded(value: object, what: str) -> msgspec.Raw:
 async def execute_step(scope: Scope, doing: Doing) -> StepEnd:
     """Do the step, with its tries, and return how it ended."""
     end = await _executed(scope, doing)
-    scope.course.critical.discard(scope.step.name)
+    scope.course.forget(scope.step.name)
     return end
 
 

@@ -10,7 +10,7 @@ from everesthood.usecases.ports.worker import Answer
 
 IDEMPOTENCY_HEADER: Final = "Idempotency-Key"
 _BUSY: Final = frozenset({408, 425, 429, 503})
-_UNKNOWN: Final = frozenset({502, 504})
+UNKNOWN: Final = frozenset({502, 504})
 _SERVER: Final = 500
 
 
@@ -27,7 +27,7 @@ def refused(answer: Answer, what: str, *, may_repeat: bool) -> StepFailed:
     """
     said = f"{what} answered {answer.status}"
     after = retry_after_seconds(answer.headers.get("retry-after"), datetime.now(UTC))
-    if answer.status in _UNKNOWN:
+    if answer.status in UNKNOWN:
         return OutcomeUnknown(said, transient=True, retry_after_seconds=after)
     transient = answer.status in _BUSY or (answer.status >= _SERVER and may_repeat)
     return StepFailed(said, transient=transient, retry_after_seconds=after)

@@ -33,6 +33,10 @@ class HttpRunner:
             raise refused(answer, f"{step.method} {host}", may_repeat=scope.step.may_repeat)
         return output_of(answer)
 
+    async def exchange(self, scope: Scope, step: HttpStep) -> Answer:
+        """Make the call and return the answer, whatever its status."""
+        return await self._outbound.send(await self._call(scope, step))
+
     async def _call(self, scope: Scope, step: HttpStep) -> Call:
         headers = [(h.name, await self._text(h.value, scope, f"header {h.name}")) for h in step.headers]
         content, content_type = await self._content(scope, step)

@@ -1,6 +1,6 @@
 """The llm step: one call of an OpenAI-compatible model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ from everesthood.usecases.ports.worker import Answer, Call, Outbound, Scope
 
 _MAX_BYTES: Final = 1_048_576
 _OK: Final = 200
+_BYTES_PER_TOKEN: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +33,23 @@ class Question:
     timeout_seconds: float = 300.0
     idempotency_key: str = ""
     may_repeat: bool = True
+    tools: Sequence[Mapping[str, object]] = ()
+
+
+class _Function(msgspec.Struct):
+    name: str = ""
+    arguments: str | dict[str, Any] | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    id: str = ""
+    function: _Function = msgspec.field(default_factory=_Function)
 
 
 class _Message(msgspec.Struct):
     content: str | None = None
     refusal: str | None = None
+    tool_calls: list[_ToolCall] | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -53,6 +66,25 @@ class _Completion(msgspec.Struct):
     choices: list[_Choice]
     model: str = ""
     usage: _Usage | None = None
+
+
+class ToolCall(msgspec.Struct, frozen=True, rename="camel"):
+    """What a model wants to be called."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON, as the model wrote it."""
+
+
+class Turn(msgspec.Struct, frozen=True, rename="camel"):
+    """What a model said: words, or tools to call."""
+
+    content: str
+    tool_calls: tuple[ToolCall, ...]
+    model: str
+    input_tokens: int
+    output_tokens: int
 
 
 class LlmRunner:
@@ -85,11 +117,7 @@ class LlmRunner:
 
     async def ask(self, question: Question) -> dict[str, object]:
         """Make the call, and hold the answer against the schema."""
-        answer = await self._outbound.send(_call(question))
-        host = urlsplit(question.endpoint).hostname or ""
-        if answer.status != _OK:
-            raise refused(answer, f"the model at {host}", may_repeat=question.may_repeat)
-        completion = _completion(answer)
+        completion = await self._completion(question)
         content: object = _text_of(completion)
         if question.output_schema is not None:
             content = await self._matched(str(content), question.output_schema)
@@ -99,6 +127,26 @@ class LlmRunner:
             "usage": {"inputTokens": usage.prompt_tokens, "outputTokens": usage.completion_tokens},
             "model": completion.model or question.model,
         }
+
+    async def turn(self, question: Question) -> Turn:
+        """Make the call, and return what the model says or wants to be called."""
+        completion = await self._completion(question)
+        content = _text_of(completion)
+        usage = completion.usage or _guessed(question, content)
+        return Turn(
+            content=content,
+            tool_calls=tuple(_tool_calls(completion.choices[0].message)),
+            model=completion.model or question.model,
+            input_tokens=max(0, usage.prompt_tokens),
+            output_tokens=max(0, usage.completion_tokens),
+        )
+
+    async def _completion(self, question: Question) -> _Completion:
+        answer = await self._outbound.send(_call(question))
+        if answer.status != _OK:
+            host = urlsplit(question.endpoint).hostname or ""
+            raise refused(answer, f"the model at {host}", may_repeat=question.may_repeat)
+        return _completion(answer)
 
     async def _matched(self, text: str, schema: Mapping[str, object]) -> object:
         # Another try may bring a better answer: what a model says is not decided once and for all.
@@ -131,6 +179,8 @@ def _call(question: Question) -> Call:
     if question.output_schema is not None:
         named = {"name": "answer", "schema": question.output_schema}
         body["response_format"] = {"type": "json_schema", "json_schema": named}
+    if question.tools:
+        body["tools"] = question.tools
     return Call(
         method="POST",
         url=question.endpoint.rstrip("/") + "/chat/completions",
@@ -164,6 +214,19 @@ def _text_of(completion: _Completion) -> str:
     if choice.finish_reason == "length":
         raise StepFailed("the model's answer was cut off; raise maxTokens", Reason.OUTPUT_INVALID)
     return choice.message.content or ""
+
+
+def _tool_calls(message: _Message) -> Iterator[ToolCall]:
+    for index, call in enumerate(message.tool_calls or ()):
+        given = call.function.arguments or ""
+        arguments = given if isinstance(given, str) else msgspec.json.encode(given).decode()
+        yield ToolCall(id=call.id or f"call_{index}", name=call.function.name, arguments=arguments)
+
+
+def _guessed(question: Question, content: str) -> _Usage:
+    """Return about what a call used where the endpoint does not say: four bytes a token."""
+    asked = len(msgspec.json.encode(question.messages)) // _BYTES_PER_TOKEN
+    return _Usage(prompt_tokens=asked, completion_tokens=len(content.encode()) // _BYTES_PER_TOKEN)
 
 
 def _unfenced(text: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from everesthood.adapters.steps.agent_step import AgentRunner
 from everesthood.adapters.steps.code_step import CodeRunner
 from everesthood.adapters.steps.http_step import HttpRunner
 from everesthood.adapters.steps.llm_step import LlmRunner
@@ -11,7 +12,7 @@ from everesthood.adapters.steps.mcp_step import McpRunner
 from everesthood.adapters.steps.transform_step import TransformRunner
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import ExpressionFailed, StepFailed
-from everesthood.domain.steps import CodeStep, HttpStep, LlmStep, McpStep, Step, TransformStep
+from everesthood.domain.steps import AgentStep, CodeStep, HttpStep, LlmStep, McpStep, Step, TransformStep
 from everesthood.usecases.expressions import Expressions
 from everesthood.usecases.ports.worker import Credentials, Outbound, Scope
 
@@ -25,6 +26,7 @@ class Steps:
         self._http = HttpRunner(expressions, outbound)
         self._llm = LlmRunner(expressions, outbound)
         self._transform = TransformRunner(expressions)
+        self._agent = AgentRunner(expressions, self._llm, self._http, credentials)
         self._mcp = McpRunner(expressions, outbound)
         self._code = CodeRunner(expressions, outbound, credentials)
 
@@ -63,6 +65,8 @@ class Steps:
                 return await self._code.run(scope, step)
             case McpStep() as step:
                 return await self._mcp.run(scope, step)
+            case AgentStep() as step:
+                return await self._agent.run(scope, step)
             case _:
                 pass
         raise StepFailed("this version cannot run such a step", Reason.NOT_YET_SUPPORTED)

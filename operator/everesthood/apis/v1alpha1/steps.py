@@ -134,15 +134,42 @@ class HttpTool(Model):
 
     name: Annotated[StepName, Field(description="Name that the model calls.")]
     description: Annotated[Line, Field(description="What it does, for the model.")]
-    http: Annotated[HttpStep, Field(description="The call.")]
+    parameters: Annotated[
+        JsonObject,
+        Field(
+            description=(
+                "JSON Schema (Draft 2020-12) of the arguments that the model gives, an object; "
+                "absent means any."
+            )
+        ),
+    ] = {}
+    http: Annotated[
+        HttpStep,
+        Field(
+            description=(
+                "The call; its templates and expressions also see the model's arguments, `args`. "
+                "The model sees the answer's status and body, whatever the status."
+            )
+        ),
+    ]
 
 
 class AgentStep(Model):
-    """A model in a tool loop."""
+    """A model in a tool loop; each turn and each tool call is a checkpoint."""
 
-    endpoint: Annotated[ShortTemplate, Field(description="Base address of the model, a template.")]
+    endpoint: Annotated[
+        ShortTemplate,
+        Field(
+            description=(
+                "Base address of an OpenAI-compatible model up to and including /v1, a template. "
+                "Its host must be listed in spec.egress.hosts."
+            )
+        ),
+    ]
     model: Annotated[ShortTemplate, Field(description="Model name, a template.")]
-    credential: Annotated[Name | None, Field(description="Slot of the API key.")] = None
+    credential: Annotated[Name | None, Field(description="Slot of the API key, sent as a bearer token.")] = (
+        None
+    )
     instructions: Annotated[TemplateText, Field(description="System prompt, a template.")]
     prompt: Annotated[TemplateText, Field(description="The task, a template.")]
     tools: Annotated[
@@ -153,10 +180,13 @@ class AgentStep(Model):
             description="What the model may call.",
         ),
     ] = []
-    max_turns: Annotated[int, Field(ge=1, le=100, description="Turns before the step fails.")] = 10
-    max_tokens: Annotated[int, Field(ge=1, le=1_000_000, description="Tokens before the step fails.")] = (
-        50_000
-    )
+    max_turns: Annotated[
+        int, Field(ge=1, le=100, description="Model calls; without a final answer by then the step fails.")
+    ] = 10
+    max_tokens: Annotated[
+        int,
+        Field(ge=1, le=1_000_000, description="Tokens, in and out; once they are used no turn is begun."),
+    ] = 50_000
 
 
 class McpStep(Model):
@@ -217,7 +247,7 @@ class LeafStep(Model):
             description=(
                 "Whether the step may be repeated when its outcome is unknown. "
                 "Absent: by kind; `http` POST and PATCH and `mcp` are not, all else is. "
-                "The steps inside `forEach` are judged one by one."
+                "The steps inside `forEach` and the tools of `agent` are judged one by one."
             )
         ),
     ] = None

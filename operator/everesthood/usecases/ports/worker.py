@@ -97,6 +97,11 @@ class Course:
         if not self.closing.done():
             self.closing.set_result(None)
 
+    def forget(self, step: str) -> None:
+        """Take note that a step is over."""
+        over = {name for name in self.critical if name == step or name.startswith(f"{step}/")}
+        self.critical.difference_update(over)
+
     def holds_up(self, step: str) -> bool:
         """Return whether a step must not be broken off now."""
         return any(name == step or name.startswith((f"{step}/", f"{step}[")) for name in self.critical)
