@@ -156,6 +156,8 @@ async def _start(connection: Connection, firings: Sequence[Firing]) -> list[str]
             start.request.schedule,
             start.request.fire_at,
             start.held,
+            schedules.HELD.reason if start.held else None,
+            schedules.HELD.message if start.held else "",
         )
         for firing in firings
         for start in firing.starts

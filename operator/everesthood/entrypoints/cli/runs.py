@@ -43,6 +43,8 @@ def run(  # noqa: PLR0913 - Typer reads options from arguments
     output: Output = Format.TEXT,
 ) -> None:
     """Start a run of an agent."""
+    if schedule and given != "{}":
+        raise Stopped("--schedule brings its own input.", Code.USAGE, "Leave --input or --schedule out.")
     body = None if schedule else _body(given)
     with open_api(context, namespace) as api:
         place = f"schedules/{quote(schedule, safe='')}/run" if schedule else "runs"

@@ -1,14 +1,14 @@
 -- Accepts the runs of schedules with their audit lines. A row that does not come back was accepted before.
 with asked as (
     select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-                         $8::int[], $9::int[], $10::text[], $11::timestamptz[], $12::boolean[])
+                         $8::int[], $9::int[], $10::text[], $11::timestamptz[], $12::boolean[], $13::text[], $14::text[])
         t(id, instance_uid, namespace, instance, input, requested_by, request_id,
-          max_attempts, max_run_seconds, schedule, fire_at, held)
+          max_attempts, max_run_seconds, schedule, fire_at, held, reason, message)
 ), fresh as (
     insert into run (id, namespace, instance, instance_uid, input, requested_by, request_id,
-                     max_attempts, max_run_seconds, schedule, fire_at, due_at)
+                     max_attempts, max_run_seconds, schedule, fire_at, reason, message, due_at)
     select id, namespace, instance, instance_uid, input::json, requested_by, request_id,
-           max_attempts, max_run_seconds, schedule, fire_at,
+           max_attempts, max_run_seconds, schedule, fire_at, reason, message,
            case when held then 'infinity'::timestamptz else now() end
     from asked
     on conflict do nothing
