@@ -241,10 +241,14 @@ async def test_queued_runs_start_one_after_the_other(record: Harness):
     await record.age(60)
     await record.clock.fire_schedules(100)
     await record.hand_in(finish(one))
+    waiting = await record.run(second.id)
     released = await record.clock.release_held(100)
+    free = await record.run(second.id)
     (two,) = await record.claim()
 
     assert (fired.started, len(fired.ring), none_yet) == (2, 1, [])
+    assert (waiting.state, waiting.reason) == (RunState.QUEUED, Reason.WAITS_FOR_EARLIER)
+    assert (free.reason, free.message) == (None, "")
     assert (one.run, two.run, released) == (first.id, second.id, [("uid-a", "r1")])
     assert await record.clock.release_held(100) == []
     assert await record.claim() == ()

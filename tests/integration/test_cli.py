@@ -131,6 +131,8 @@ async def test_schedules_are_listed_and_run_now(api, call):
 
     assert listed.out.splitlines()[1].startswith("daily   0 6 * * * (Europe/Berlin)")
     assert (ran.json["schedule"], ran.json["input"]) == ("daily", {"text": "of the schedule"})
+    both = await call("run", "summarizer", "-n", "acme", "--schedule", "daily", "--input", '{"text": "x"}')
+    assert (both.code, "brings its own input" in both.err) == (2, True)
     assert (unknown.code, "no schedule 'weekly'" in unknown.err) == (1, True)
     as_json = await call("schedules", "summarizer", "-n", "acme", "-o", "json")
     assert [item["name"] for item in as_json.json["items"]] == ["daily"]

@@ -143,6 +143,15 @@ def test_missed_minutes(policy, late_seconds, expected):
     assert fired(found, NOON + timedelta(seconds=late_seconds)) == expected
 
 
+def test_runs_of_one_pass_are_in_the_order_of_their_times():
+    """Ids sort as the times do, so that earlier times are claimed and listed as the earlier runs."""
+    found = due(replace(MINUTELY, missed=Missed.ALL, max_missed=50))
+    ids = [start.request.id for start in schedules.fire(found, NOON + timedelta(minutes=40)).starts]
+
+    assert len(ids) == 41
+    assert ids == sorted(ids)
+
+
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [

@@ -102,6 +102,8 @@ class Reason(StrEnum):
     """The instance has never had a good revision, so nothing could run."""
     INSTANCE_DELETED = "InstanceDeleted"
     """The instance was deleted while the run waited."""
+    WAITS_FOR_EARLIER = "WaitsForEarlier"
+    """The run of a schedule with `overlap: Queue` waits until the schedule's earlier runs are over."""
     SCHEDULE_NOT_FOUND = "ScheduleNotFound"
     """The AgentInstance has no schedule of that name, or it has not been published yet."""
     RUN_NOT_FOUND = "RunNotFound"

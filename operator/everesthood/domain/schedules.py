@@ -13,6 +13,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final, assert_never
 
+from everesthood.apis.reasons import Reason
 from everesthood.apis.v1alpha1 import instance as api
 from everesthood.apis.v1alpha1.template import QueueSpec
 from everesthood.domain import cron
@@ -25,6 +26,13 @@ GRACE: Final = timedelta(seconds=60)
 MAX_WAITING: Final = 100
 """Runs of one schedule that may wait for an earlier one under `overlap: Queue`."""
 INPUT_BYTES: Final = 65_536
+
+HELD: Final = Next(
+    state=RunState.QUEUED,
+    reason=Reason.WAITS_FOR_EARLIER,
+    message="Waits until the schedule's earlier runs are over.",
+)
+"""What people read at a run that waits so."""
 
 _TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _WINDOWS: Final = (timedelta(hours=2), timedelta(days=5), timedelta(days=200))
@@ -220,7 +228,9 @@ def fire(due: Due, now: datetime) -> Firing:
     chosen, held = _beside(due, wanted)
     return Firing(
         starts=tuple(
-            Start(request=_request(due, time, now), held=place >= held) for place, time in enumerate(chosen)
+            # A millisecond apart, since runs go by their ids.
+            Start(request=_request(due, time, now + timedelta(milliseconds=place)), held=place >= held)
+            for place, time in enumerate(chosen)
         ),
         cancels=bool(chosen and due.open_runs and due.schedule.overlap is Overlap.CANCEL_PREVIOUS),
         skipped=len(times) - len(chosen),

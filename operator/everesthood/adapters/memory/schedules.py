@@ -116,6 +116,8 @@ def _start(record: Record, start: Start) -> int:
             return 0
     now = record.now()
     run = RunRow(request=asked, created_at=now, due_at=HELD if start.held else now)
+    if start.held:
+        run.reason, run.message = schedules.HELD.reason, schedules.HELD.message
     record.rows[asked.id] = run
     _note(record, run, "run.accept", asked.request_id)
     return 1
@@ -145,7 +147,7 @@ def release(record: Record, limit: int) -> list[tuple[str, str]]:
         instance = record.live(asked.instance_uid)
         if instance is None or any(other.due_at != HELD for other in others):
             continue
-        row.due_at = record.now()
+        row.due_at, row.reason, row.message = record.now(), None, ""
         revision = instance.published.current_revision
         if revision is not None and not instance.published.suspended:
             released.append((asked.instance_uid, revision))

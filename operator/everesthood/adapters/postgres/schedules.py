@@ -159,6 +159,8 @@ async def _start(connection: Connection, firings: Sequence[Firing]) -> list[str]
             start.request.retry.max_attempts,
             start.request.retry.initial_seconds,
             start.request.retry.max_seconds,
+            schedules.HELD.reason if start.held else None,
+            schedules.HELD.message if start.held else "",
         )
         for firing in firings
         for start in firing.starts

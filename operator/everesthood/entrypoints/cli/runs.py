@@ -55,6 +55,8 @@ def run(  # noqa: PLR0913 - Typer reads options from arguments
     output: Output = Format.TEXT,
 ) -> None:
     """Start a run of an agent."""
+    if schedule and given != "{}":
+        raise Stopped("--schedule brings its own input.", Code.USAGE, "Leave --input or --schedule out.")
     options = {
         "priority": priority or None,
         "ttlSeconds": ttl or None,

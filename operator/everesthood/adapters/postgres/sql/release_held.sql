@@ -12,7 +12,7 @@ with free as (
     where r.state = 0 and r.due_at = 'infinity'
     limit $1 for update of r skip locked
 ), released as (
-    update run r set due_at = now() from locked where r.id = locked.id
+    update run r set due_at = now(), reason = null, message = '' from locked where r.id = locked.id
     returning r.id, r.instance_uid
 )
 select released.id::text, i.uid as instance_uid, case when i.suspended then null else i.current_revision end as revision
