@@ -211,6 +211,22 @@ async def test_the_next_attempt_gets_the_checkpoints(published: Harness):
     ]
 
 
+async def test_a_large_loop_goes_on_with_all_its_checkpoints(published: Harness):
+    """The checkpoints of a thousand items, by their names, come back in order with the next claim."""
+    await published.accept()
+    (first,) = await published.claim()
+    names = ["loop/$items", *(f"loop[{n}].ask/turn1/call1" for n in range(1000))]
+    for start in range(0, len(names), 300):
+        await published.checkpoint(first, *(step(name, output=name) for name in names[start : start + 300]))
+    await published.age(LEASE_SECONDS + 1)
+    await published.clock.rescue()
+
+    (second,) = await published.claim()
+
+    assert [s.name for s in second.steps] == names
+    assert bytes(second.steps[-1].output) == b'"loop[999].ask/turn1/call1"'
+
+
 async def test_a_step_written_twice_in_one_call_is_kept_in_its_last_state(published: Harness):
     """A step that starts and ends between two calls is over."""
     await published.accept()

@@ -322,3 +322,43 @@ async def test_code_that_is_there_is_found_once() -> None:
     await steps.prepare(agent(code("echo")).spec.steps)
 
     assert (await run("echo", 1, by=by)).outcome == "succeeded"
+
+
+class Bank(Way):
+    """Takes a payment once it is let to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Event()
+        self.release = asyncio.Event()
+
+    async def send(self, call: Call) -> Answer:
+        if "other.example" in call.url:
+            await self.begun.wait()
+            asyncio.get_running_loop().call_later(0.02, self.release.set)
+            return Answer(status=404, headers={}, body=b"")
+        self.begun.set()
+        await self.release.wait()
+        return Answer(status=200, headers={}, body=b"")
+
+
+async def test_a_payment_comes_to_its_end_when_another_step_fails() -> None:
+    """A piece that must not be repeated is waited for, and its end is written."""
+    journal = Journal()
+    bad = step("bad", http={"url": "https://other.example/"})
+    what = agent(code("pays"), bad)
+    finish = await execute(what, assignment(value="https://bank.example/"), journal=journal, by=doing(Bank()))
+
+    assert (finish.outcome, finish.message) == ("failed", "steps.bad: GET other.example answered 404")
+    assert journal.records["work/pay"].state == "succeeded"
+
+
+@pytest.mark.parametrize("limit", ["step", "run"])
+async def test_running_out_of_time_in_a_payment_is_ambiguous(limit: str) -> None:
+    """Whichever time runs out, nobody knows whether the payment took effect, and no other try is made."""
+    given = assignment(value="https://bank.example/", deadline=0.2 if limit == "run" else 60)
+    what = agent(code("pays", timeoutSeconds=1, retry={"maxAttempts": 3}))
+    finish = await execute(what, given, by=doing(Bank()))
+
+    assert (finish.outcome, finish.reason) == ("ambiguous", Reason.OUTCOME_UNKNOWN)
+    assert code_agents.CALLS == ["pay"]

@@ -140,7 +140,7 @@ def test_free_form_content_is_only_where_users_write_json(kind):
     """Unknown fields are kept only inside schemas, config and input."""
     free = offenders(kind, lambda _, n: n.get("x-kubernetes-preserve-unknown-fields"))
     assert {path.rpartition(".")[2] for path in free} <= {
-        "inputSchema", "configSchema", "outputSchema", "parameters", "schema", "config", "input",
+        "inputSchema", "configSchema", "outputSchema", "schema", "parameters", "config", "input",
     }  # fmt: skip
 
 

@@ -69,14 +69,18 @@ class WorkerEngine:
             return msgspec.json.decode(past.output)
         if past is not None and past.state == "started" and not idempotent:
             raise OutcomeUnknown(f"{key}: {_IN_DOUBT}")
+        if self._scope.course.closing.done():
+            raise asyncio.CancelledError  # another step failed: nothing more is begun
         began = time.time()
         if not idempotent:
+            self._scope.course.critical.add(key)
             await self._keep(StepRecord(name=key, state="started", started_at=began))
         value = await self._made(key, call, idempotent=idempotent)
         raw = encoded(self._clean(value), f"the value of {key}")
         await self._keep(
             StepRecord(name=key, state="succeeded", output=raw, started_at=began, finished_at=time.time())
         )
+        self._scope.course.critical.discard(key)
         return msgspec.json.decode(raw)
 
     def _key(self, name: str) -> str:
@@ -102,6 +106,7 @@ class WorkerEngine:
         except Exception:
             if not idempotent:
                 await self._keep(StepRecord(name=key, state="failed", finished_at=time.time()))
+                self._scope.course.critical.discard(key)
             raise
 
     async def _called(self, call: Callable[[], object]) -> object:
