@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx2
@@ -18,6 +20,7 @@ from tests.support.valkey import ValkeyServer, free_port, running_valkey
 
 from everesthood.domain.broker import broker_password
 from everesthood.domain.runs import RunState
+from everesthood.domain.schedules import Missed, Overlap, Schedule
 
 __all__ = ["database_url", "databases"]
 pytestmark = pytest.mark.integration
@@ -160,6 +163,39 @@ async def test_due_work_is_rung_for_and_lost_runs_are_rescued(start, broker, ser
     await until(is_rung)
     server.flush()
     await until(is_rung)
+
+
+async def test_schedules_fire_once_although_schedulers_are_killed(start, broker, record):
+    """Twice a second a time comes, and the leader dies between two: each time has one run, and the bell rings."""
+    first, second = start(), start()
+    begin = datetime.now(UTC) + timedelta(seconds=8)
+    ticks = tuple(
+        Schedule(
+            name=f"tick-{n}", cron=None, at=begin + timedelta(seconds=n / 2), time_zone="Etc/UTC",
+            overlap=Overlap.ALLOW, missed=Missed.LATEST, max_missed=1, jitter_seconds=0, suspended=False,
+            input=b"{}",
+        )
+        for n in range(20)
+    )  # fmt: skip
+    await record.registry.publish_instance(replace(INSTANCE, generation=2, schedules=ticks))
+
+    async def fired() -> list[str]:
+        async with record.database.acquire() as connection:
+            return [row["schedule"] for row in await connection.fetch("select schedule from run")]
+
+    async def some() -> bool:
+        return len(await fired()) >= 5
+
+    async def all_of_them() -> bool:
+        return len(await fired()) >= len(ticks)
+
+    await until(some)
+    leader = first if "fire-schedules" in await first.leads() else second
+    leader.stop(signal.SIGKILL)
+    await until(all_of_them, seconds=40)
+
+    assert sorted(await fired()) == sorted(tick.name for tick in ticks)
+    assert broker.waiting(INSTANCE.uid, "r1") == 1
 
 
 async def test_of_two_schedulers_one_leads_and_the_other_takes_over(start, broker, record):

@@ -16,6 +16,7 @@ from cronsim import CronSim, CronSimError
 _FIELDS: Final = 5
 
 
+@lru_cache(maxsize=1000)  # to see that a time never comes takes a walk through fifty years
 def problem(expression: str) -> str | None:
     """Return what is wrong with an expression."""
     if len(expression.split()) != _FIELDS:
