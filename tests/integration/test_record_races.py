@@ -17,8 +17,8 @@ from tests.support.record import (
     wish,
 )
 
+from everesthood.adapters.postgres.accepts import columns
 from everesthood.adapters.postgres.pool import sql
-from everesthood.adapters.postgres.run_store import _columns
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import HeartbeatRequest, WorkRequest
 from everesthood.domain.runs import RunState
@@ -46,7 +46,7 @@ async def test_a_removal_waits_for_an_accept_under_way(record: Harness):
     """A run that is being committed while its instance goes is found and cancelled."""
     request = wish()
     async with record.database.transaction() as connection:
-        await connection.fetch(sql("accept"), *_columns([request]))
+        await connection.fetch(sql("accept"), *columns([request]))
         removal = asyncio.create_task(record.registry.remove_instance("uid-a"))
         await _blocked(record, removal)
     await removal
