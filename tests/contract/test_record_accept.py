@@ -48,7 +48,7 @@ async def test_the_same_key_and_request_is_one_run(published: Harness):
     second = await published.accept(idempotency_key="k", request_digest=b"d")
 
     assert (second.run, second.repeated, second.ring) == (first.run, True, None)
-    assert len(await published.runs.list(RunFilter(namespace="acme"))) == 1
+    assert len(await published.listed(RunFilter(namespace="acme"))) == 1
 
 
 async def test_the_same_key_with_another_request_is_refused(published: Harness):
@@ -89,7 +89,7 @@ async def test_an_unknown_instance_is_not_found(record: Harness):
         await record.accept(idempotency_key="k", request_digest=b"d")
 
     assert refused.value.reason is Reason.INSTANCE_NOT_FOUND
-    assert await record.runs.list(RunFilter(namespace="acme")) == []
+    assert await record.listed(RunFilter(namespace="acme")) == []
     assert await record.audited() == []
 
 
@@ -155,7 +155,7 @@ async def test_lists_are_newest_first_in_pages(published: Harness):
     ids = sorted([(await published.accept()).run for _ in range(7)], reverse=True)
 
     pages, before = [], None
-    while page := await published.runs.list(RunFilter(namespace="acme", before=before, limit=3)):
+    while page := await published.listed(RunFilter(namespace="acme", before=before, limit=3)):
         pages.append([run.id for run in page])
         before = page[-1].id
 
@@ -173,13 +173,13 @@ async def test_lists_filter_by_instance_and_state(published: Harness):
     by_state = RunFilter(
         namespace="acme", instance="greeter", states=frozenset({RunState.SUCCEEDED, RunState.DEAD})
     )
-    by_instance = await published.runs.list(RunFilter(namespace="acme", instance="greeter"))
-    succeeded = await published.runs.list(by_state)
+    by_instance = await published.listed(RunFilter(namespace="acme", instance="greeter"))
+    succeeded = await published.listed(by_state)
 
     assert {run.id for run in by_instance} == {done, queued}
     assert [run.id for run in succeeded] == [done]
     assert (succeeded[0].input, succeeded[0].output) == (b"", None)
-    assert await published.runs.list(RunFilter(namespace="other")) == []
+    assert await published.listed(RunFilter(namespace="other")) == []
 
 
 async def test_cancelling_a_waiting_run_ends_it(published: Harness):

@@ -18,7 +18,7 @@ DEBOUNCE = Dedupe(key="k", mode="debounce", seconds=60)
 
 
 async def count(record: Harness) -> int:
-    return len(await record.runs.list(RunFilter(namespace="acme", limit=1000)))
+    return len(await record.listed(RunFilter(namespace="acme", limit=1000)))
 
 
 async def test_while_a_run_is_not_over_it_is_the_answer(published: Harness):

@@ -30,7 +30,7 @@ from everesthood.usecases.ports.record import RunFilter
 
 pytestmark = pytest.mark.contract
 _START = datetime(2026, 1, 1, tzinfo=UTC)
-_TABLES = ("instance", "run", "step", "run_log", "idempotency", "audit")
+_TABLES = ("instance", "run", "run_label", "step", "run_log", "idempotency", "audit")
 REVISIONS = st.sampled_from(["r1", "r2"])
 DEDUPES = [
     None,
@@ -178,7 +178,7 @@ class RecordMachine(RuleBasedStateMachine):
     @invariant()
     def the_same_and_final_stays_final(self) -> None:
         """No run ever leaves a final state, and none runs more often than it may."""
-        runs = self.do(lambda record: record.runs.list(RunFilter(namespace="acme", limit=1000)))
+        runs = self.do(lambda record: record.listed(RunFilter(namespace="acme", limit=1000)))
         for run in runs:
             assert run.attempt - run.failures <= 3
             assert run.failures <= 3

@@ -18,7 +18,7 @@ async def test_what_was_said_can_be_read(published: Harness):
     )
 
     run = await published.run(accepted.run)
-    (listed,) = await published.runs.list(RunFilter(namespace="acme"))
+    (listed,) = await published.listed(RunFilter(namespace="acme"))
 
     for found in (run, listed):
         assert (found.priority, found.replay_of, found.template) == (7, old, "greeting")
@@ -73,6 +73,6 @@ async def test_lists_filter_by_reason(published: Harness):
     first, second = await published.claim()
     await published.hand_in(finish(first, "failed", reason="HostRefused"), finish(second, "failed"))
 
-    found = await published.runs.list(RunFilter(namespace="acme", reason="HostRefused"))
+    found = await published.listed(RunFilter(namespace="acme", reason="HostRefused"))
 
     assert [run.id for run in found] == [first.run]

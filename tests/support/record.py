@@ -35,6 +35,7 @@ from everesthood.usecases.ports.record import (
     ClockStore,
     GatewayStore,
     ObservationStore,
+    RunFilter,
     RunStore,
     WorkerSeat,
     WorkStore,
@@ -139,6 +140,10 @@ class Harness:
     async def checkpoint(self, held: Assignment, *steps: StepRecord) -> WorkReply:
         done = Checkpoint(run=held.run, fence=held.fence, steps=steps)
         return await self.work.work(seat(), WorkRequest(checkpoints=(done,)))
+
+    async def listed(self, wanted: RunFilter) -> list[Run]:
+        """Return the runs of one page."""
+        return list((await self.runs.list(wanted)).runs)
 
     async def run(self, run: str) -> Run:
         found = await self.runs.get("acme", RunId(run))

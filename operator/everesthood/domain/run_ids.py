@@ -1,5 +1,6 @@
 """Ids of runs: UUIDs of version 7, so that their order is the order of acceptance."""
 
+import math
 import re
 from datetime import UTC, datetime
 from typing import Final
@@ -18,6 +19,12 @@ def uuid7(*, now: datetime, randomness: bytes) -> UUID:
     high = (milliseconds << 16) | 0x7000 | (tail >> 62) & 0x0FFF
     low = (0b10 << 62) | tail & ((1 << 62) - 1)
     return UUID(int=(high << 64) | low)
+
+
+def first_at(moment: datetime) -> RunId:
+    """Return what no id of that moment or later is below, and every earlier one is."""
+    milliseconds = math.ceil(round(moment.timestamp() * 1000, 3))
+    return RunId(str(UUID(int=(milliseconds << 80) | (0x7 << 76) | (0b10 << 62))))
 
 
 def accepted_at(run: RunId) -> datetime:

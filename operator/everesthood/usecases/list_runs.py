@@ -14,4 +14,4 @@ async def list_runs(runs: RunStore, wanted: RunFilter) -> tuple[Sequence[Run], s
         problem = Problem("/cursor", "is not a cursor of this list")
         raise Invalid("The cursor is not one that this list gave.", problems=(problem,))
     page = await runs.list(wanted)
-    return page, page[-1].id if len(page) == wanted.limit else None
+    return page.runs, page.next

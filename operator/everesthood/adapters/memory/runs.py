@@ -7,11 +7,13 @@ from datetime import timedelta
 from everesthood.adapters.memory.record import Record, RunRow, as_run
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Conflict, NotFound
+from everesthood.domain.run_ids import first_at
 from everesthood.domain.runs import FINAL, Run, RunId, RunRequest, RunState, after_cancel
 from everesthood.usecases.ports.record import (
     Accepted,
     AuditEntry,
     InstanceTarget,
+    Page,
     RunFilter,
     StoredLine,
     StoredSchedule,
@@ -130,12 +132,13 @@ class MemoryRuns:
             row = self._record.rows.get(run)
             return None if row is None or row.request.namespace != namespace else as_run(row)
 
-    async def list(self, wanted: RunFilter) -> Sequence[Run]:
+    async def list(self, wanted: RunFilter) -> Page:
         """Return a page, newest first."""
         with self._record.reach():
             rows = [row for row in self._record.rows.values() if _matches(row, wanted)]
             rows.sort(key=lambda row: row.request.id, reverse=True)
-            return [as_run(row, whole=False) for row in rows[: wanted.limit]]
+            runs = [as_run(row, whole=False) for row in rows[: wanted.limit]]
+            return Page(runs=runs, next=runs[-1].id if len(runs) == wanted.limit else None)
 
     async def steps(self, run: RunId) -> Sequence[StoredStep]:
         """Return the steps of a run."""
@@ -194,5 +197,15 @@ def _matches(row: RunRow, wanted: RunFilter) -> bool:
         and wanted.instance in (None, asked.instance)
         and (not wanted.states or row.state in wanted.states)
         and wanted.reason in (None, row.reason)
+        and wanted.template in (None, row.template)
+        and wanted.revision in (None, row.revision)
+        and wanted.labels.items() <= asked.labels.items()
+        and (wanted.created_from is None or asked.id >= first_at(wanted.created_from))
+        and (wanted.created_to is None or asked.id < first_at(wanted.created_to))
         and (wanted.before is None or asked.id < wanted.before)
+        and (wanted.text is None or _holds(row, wanted.text))
     )
+
+
+def _holds(row: RunRow, text: str) -> bool:
+    return any(text.lower() in value.decode().lower() for value in (row.request.input, row.output or b""))

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Final
 from uuid import UUID
 
-from everesthood.adapters.postgres import rows
+from everesthood.adapters.postgres import listing, rows
 from everesthood.adapters.postgres.accepts import DedupedAccepts, columns, repeated
 from everesthood.adapters.postgres.announce import Announcer
 from everesthood.adapters.postgres.batches import Batches
@@ -18,6 +18,7 @@ from everesthood.domain.runs import Run, RunId, RunRequest, after_cancel
 from everesthood.usecases.ports.record import (
     Accepted,
     InstanceTarget,
+    Page,
     RunFilter,
     StoredLine,
     StoredSchedule,
@@ -94,19 +95,9 @@ class PostgresRuns:
         row = await self._database.row("get_run", run, namespace)
         return None if row is None else rows.run(row)
 
-    async def list(self, wanted: RunFilter) -> Sequence[Run]:
+    async def list(self, wanted: RunFilter) -> Page:
         """Return a page, newest first."""
-        codes = [rows.CODES[state] for state in wanted.states]
-        found = await self._database.fetch(
-            "list_runs",
-            wanted.namespace,
-            wanted.instance,
-            codes,
-            wanted.before,
-            wanted.limit,
-            wanted.reason,
-        )
-        return [rows.run(row) for row in found]
+        return await listing.page(self._database, wanted)
 
     async def steps(self, run: RunId) -> Sequence[StoredStep]:
         """Return the steps of a run."""

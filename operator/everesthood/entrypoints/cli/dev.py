@@ -348,7 +348,8 @@ async def _tell_runs(stage: Stage) -> None:
 
 
 async def _tell_namespace(site: Site, namespace: str, told: dict[str, tuple[str, int]], since: float) -> None:
-    for run in reversed(await site.runs.list(RunFilter(namespace=namespace, limit=20))):
+    page = await site.runs.list(RunFilter(namespace=namespace, limit=20))
+    for run in reversed(page.runs):
         state, line = told.get(run.id, ("", 0))
         if run.created_at.timestamp() < since and not state and run.state in FINAL:
             continue

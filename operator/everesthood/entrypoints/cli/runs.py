@@ -24,6 +24,7 @@ from everesthood.entrypoints.cli.options import (
 )
 
 runs = typer.Typer(no_args_is_help=True)
+_CALLS = 100
 
 
 def run(  # noqa: PLR0913 - Typer reads options from arguments
@@ -85,6 +86,14 @@ def list_runs(  # noqa: PLR0913
     instance: Annotated[str, typer.Option("--instance", "-i", help="Only of this AgentInstance.")] = "",
     state: Annotated[list[str] | None, typer.Option(help="Only in this state; may be repeated.")] = None,
     reason: Annotated[str, typer.Option(help="Only with this reason.")] = "",
+    template: Annotated[str, typer.Option(help="Only of this template.")] = "",
+    revision: Annotated[str, typer.Option(help="Only on this revision.")] = "",
+    label: Annotated[
+        list[str] | None, typer.Option(help="Only with this label, NAME=VALUE; may be repeated.")
+    ] = None,
+    text: Annotated[str, typer.Option(help="Only with this text in the input or the output.")] = "",
+    since: Annotated[str, typer.Option(help="Only accepted then or later, such as 2026-11-25T12:00Z.")] = "",
+    until: Annotated[str, typer.Option(help="Only accepted before then.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=200, help="How many.")] = 20,
     cursor: Annotated[str, typer.Option(help="Go on where the page before ended.")] = "",
     output: Output = Format.TEXT,
@@ -92,17 +101,37 @@ def list_runs(  # noqa: PLR0913
     """List runs, newest first."""
     with open_api(context, namespace) as api:
         query = {
-            "instance": instance, "state": state, "reason": reason, "limit": limit, "cursor": cursor,
+            "instance": instance, "state": state, "reason": reason, "template": template,
+            "revision": revision, "label": label, "text": text, "createdFrom": since, "createdTo": until,
         }  # fmt: skip
-        page = api.call("GET", "runs", query=query)
+        page = _page(api, query, limit, cursor)
         if output is Format.JSON:
             write_json(page)
         elif not page["items"]:
-            typer.echo(f"No runs in {api.namespace}. Start one: {prog(context)} run NAME -n {api.namespace}")
+            typer.echo(_none(context, api, page))
         else:
             typer.echo(show.runs(page))
             if page["next"]:
                 typer.echo(f"More: --cursor {page['next']}", err=True)
+
+
+def _page(api: Api, query: Mapping[str, object], limit: int, cursor: str) -> dict[str, Any]:
+    """Return as many runs as are wanted; each call looks at a bounded number only."""
+    items: list[dict[str, Any]] = []
+    for _ in range(_CALLS):
+        asked = {**query, "limit": limit - len(items), "cursor": cursor}
+        page = api.call("GET", "runs", query=asked)
+        items += page["items"]
+        cursor = page["next"]
+        if cursor is None or len(items) >= limit:
+            break
+    return {"items": items, "next": cursor}
+
+
+def _none(context: typer.Context, api: Api, page: Mapping[str, Any]) -> str:
+    if page["next"]:
+        return f"None of the newest runs match. Look further: --cursor {page['next']}"
+    return f"No runs in {api.namespace}. Start one: {prog(context)} run NAME -n {api.namespace}"
 
 
 @runs.command("get")

@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 import msgspec
@@ -14,6 +16,8 @@ from everesthood.entrypoints.web.problems import TooLarge, WrongMedia
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _BODY_SECONDS: Final = 30
+_FIRST_YEAR: Final = 1971
+_LAST_YEAR: Final = 9998
 
 
 class DedupeBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -75,6 +79,25 @@ def idempotency_key(key: str | None) -> str | None:
     what = "must be 1 to 255 visible ASCII characters"
     problem = Problem("/header/idempotency-key", what)
     raise Invalid(f"The Idempotency-Key {what}.", problems=(problem,))
+
+
+def labels(given: Sequence[str]) -> dict[str, str]:
+    """Return labels that were written as NAME=VALUE."""
+    pairs = [one.partition("=") for one in given]
+    if any(not (name and sign) for name, sign, _ in pairs):
+        raise Invalid("A label is NAME=VALUE.", problems=(Problem("/query/label", "must be NAME=VALUE"),))
+    return {name: value for name, _, value in pairs}
+
+
+def moment(given: datetime | None, name: str) -> datetime | None:
+    """Return a time that ids can have; one without a zone is UTC."""
+    if given is None:
+        return None
+    at = given if given.tzinfo else given.replace(tzinfo=UTC)
+    if not _FIRST_YEAR <= at.year <= _LAST_YEAR:
+        problem = Problem(f"/query/{name}", f"must be from {_FIRST_YEAR} to {_LAST_YEAR}")
+        raise Invalid(f"{name} is no time that a run can have.", problems=(problem,))
+    return at
 
 
 async def _body(request: Request) -> bytes:

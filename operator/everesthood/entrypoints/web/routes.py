@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -103,6 +104,19 @@ class RunQuery(BaseModel):
 
     state: Annotated[list[RunState], Field(max_length=8, description="Only these states.")] = []
     reason: Annotated[str | None, Field(max_length=64, description="Only with this reason.")] = None
+    template: Annotated[str | None, Field(max_length=253, description="Only of this template.")] = None
+    revision: Annotated[str | None, Field(max_length=64, description="Only on this revision.")] = None
+    label: Annotated[list[str], Field(max_length=16, description="Only with this label, NAME=VALUE.")] = []
+    text: Annotated[
+        str | None,
+        Field(min_length=1, max_length=200, description="Only with this text in the input or the output."),
+    ] = None
+    created_from: Annotated[
+        datetime | None, Field(alias="createdFrom", description="Only accepted then or later.")
+    ] = None
+    created_to: Annotated[
+        datetime | None, Field(alias="createdTo", description="Only accepted before then.")
+    ] = None
     cursor: Annotated[str | None, Field(max_length=64, description="`next` of the page before.")] = None
 
     def of(self, call: Call, limit: int) -> RunFilter:
@@ -112,6 +126,12 @@ class RunQuery(BaseModel):
             instance=call.instance or None,
             states=frozenset(self.state),
             reason=self.reason,
+            template=self.template,
+            revision=self.revision,
+            labels=bodies.labels(self.label),
+            text=self.text,
+            created_from=bodies.moment(self.created_from, "createdFrom"),
+            created_to=bodies.moment(self.created_to, "createdTo"),
             before=self.cursor,
             limit=limit,
         )
@@ -137,7 +157,11 @@ async def get_runs(
     call: Annotated[Call, Depends(guard("listRuns"))],
     wanted: Annotated[ListQuery, Query()],
 ) -> Response:
-    """List the runs of a namespace, newest first."""
+    """List the runs of a namespace, newest first.
+
+    A call looks at a bounded number of runs, so that none takes long. A page may therefore be short, even
+    empty, although more runs follow: go on for as long as `next` is set.
+    """
     page, following = await list_runs(call.parts.runs, wanted.of(call, wanted.limit))
     return _json({"items": [schemas.summary(run) for run in page], "next": following})
 

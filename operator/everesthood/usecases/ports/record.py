@@ -1,7 +1,7 @@
 """The record of runs: PostgreSQL in a cluster, a dictionary in tests, under the same contract."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -54,9 +54,27 @@ class RunFilter:
     instance: str | None = None
     states: frozenset[RunState] = frozenset()
     reason: str | None = None
+    template: str | None = None
+    revision: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """All of these, with these values."""
+    text: str | None = None
+    """Somewhere in the JSON of the input or the output, in whatever case."""
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+    """Accepted before this."""
     before: str | None = None
     """Cursor: the id of the last run of the page before."""
     limit: int = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Some of the runs that a filter leaves. It may be short, even empty, although more follow."""
+
+    runs: Sequence[Run]
+    next: str | None
+    """Cursor of the next page; None at the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +138,11 @@ class RunStore(Protocol):
         """Return the run if it is in that namespace."""
         ...
 
-    async def list(self, wanted: RunFilter) -> Sequence[Run]:
-        """Return a page, newest first; inputs and outputs are left empty."""
+    async def list(self, wanted: RunFilter) -> Page:
+        """Return a page, newest first; inputs and outputs are left empty.
+
+        A bounded number of runs is looked at, so a page may be short of what was asked for.
+        """
         ...
 
     async def steps(self, run: RunId) -> Sequence[StoredStep]:

@@ -17,3 +17,13 @@ create index run_expires on run (expires_at) where state = 0 and started_at is n
 create index run_dedupe on run (instance_uid, dedupe_key, id) where dedupe_key is not null;
 create index run_dedupe_open on run (instance_uid, dedupe_key, id)
     where dedupe_key is not null and state in (0, 1, 2);
+create index run_failed on run (namespace, id) where state in (4, 5, 6, 7);
+
+-- The labels of runs, to find runs by: in the row they are to be shown. Only runs with labels cost anything.
+create table run_label (
+    namespace text not null,
+    name      text not null,
+    value     text not null,
+    run_id    uuid not null,
+    primary key (namespace, name, value, run_id)
+);

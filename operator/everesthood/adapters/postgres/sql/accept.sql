@@ -32,7 +32,11 @@ with asked as (
            -priority, now() + ttl_seconds * interval '1 second', replay_of, labels::jsonb, live.template, schedule
     from asked join live on live.uid = instance_uid
     where key is null or id in (select run_id from keyed)
-    returning id, namespace, instance_uid, requested_by, request_id, replay_of
+    returning id, namespace, instance_uid, requested_by, request_id, replay_of, labels
+), labelled as (
+    insert into run_label (namespace, name, value, run_id)
+    select namespace, l.key, l.value, id from fresh cross join lateral jsonb_each_text(labels) l
+    where labels is not null
 ), noted as (
     insert into audit (namespace, actor, action, target, request_id)
     select namespace, requested_by, case when replay_of is null then 'run.accept' else 'run.replay' end,

@@ -49,7 +49,11 @@ with asked as (
         labels = a.labels::jsonb, template = a.template
     from open a join found f on f.id = a.id
     where a.mode = 'debounce' and r.id = f.run_id and r.state = 0 and r.started_at is null
-    returning a.id, r.id as run_id, r.namespace, a.requested_by, a.request_id
+    returning a.id, r.id as run_id, r.namespace, a.requested_by, a.request_id, r.labels
+), unlabelled as (
+    delete from run_label l using replaced p
+    where l.run_id = p.run_id and l.namespace = p.namespace
+      and not coalesce(p.labels @> jsonb_build_object(l.name, l.value), false)
 ), same as materialized (
     select id, run_id from found where mode <> 'debounce'
     union all
@@ -73,7 +77,14 @@ with asked as (
            -priority, now() + ttl_seconds * interval '1 second', replay_of, labels::jsonb, template, dedupe_key,
            now() + case when mode = 'debounce' then seconds else 0 end * interval '1 second'
     from open where id not in (select id from same)
-    returning id, namespace, instance_uid, requested_by, request_id, replay_of
+    returning id, namespace, instance_uid, requested_by, request_id, replay_of, labels
+), labelled as (
+    insert into run_label (namespace, name, value, run_id)
+    select w.namespace, l.key, l.value, w.id
+    from (select id, namespace, labels from fresh union all select run_id, namespace, labels from replaced) w
+    cross join lateral jsonb_each_text(w.labels) l
+    where w.labels is not null
+    on conflict do nothing
 ), noted as (
     insert into audit (namespace, actor, action, target, request_id)
     select namespace, requested_by, case when replay_of is null then 'run.accept' else 'run.replay' end,
