@@ -46,7 +46,7 @@ async def publish(record: Harness, *schedules: Schedule, generation: int = 1, **
 
 
 async def runs(record: Harness) -> list:
-    page = await record.runs.list(RunFilter(namespace="acme"))
+    page = (await record.runs.list(RunFilter(namespace="acme"))).runs
     return [await record.run(run.id) for run in reversed(page)]
 
 

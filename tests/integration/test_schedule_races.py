@@ -128,7 +128,7 @@ async def test_a_removal_waits_for_a_firing_under_way(schedulers: list[Harness])
         assert not removal.done()
     await removal
 
-    page = await schedulers[0].runs.list(RunFilter(namespace="acme", instance="greeter-3"))
+    page = (await schedulers[0].runs.list(RunFilter(namespace="acme", instance="greeter-3"))).runs
     assert [(run.state, run.reason) for run in page] == [(RunState.CANCELLED, Reason.INSTANCE_DELETED)]
     assert await schedulers[0].runs.schedules("uid-3") == []
 
