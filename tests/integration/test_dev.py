@@ -95,9 +95,9 @@ async def dev(tmp_path):
     state = _folder()
     started: list[Dev] = []
 
-    async def one() -> Dev:
+    async def one(*more: str) -> Dev:
         port = free_port()
-        words = ["dev", tmp_path, "--port", str(port), "--state", state / "dev"]
+        words = ["dev", tmp_path, "--port", str(port), "--state", state / "dev", *more]
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "everesthood.entrypoints.cli.main", *words,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
@@ -145,3 +145,20 @@ async def test_runs_outlive_the_command(dev):
     async with httpx2.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {token}"}) as client:
         url = f"http://127.0.0.1:{second.port}/api/agent-marketplace/namespaces/default/runs/{run}"
         assert (await client.get(url)).json()["state"] == "succeeded"
+
+
+async def test_fresh_forgets_runs_but_never_those_of_a_running_command(dev):
+    """`--fresh` beside a running command is refused and costs it nothing; after it, the old runs are gone."""
+    first = await dev()
+    await first.run("hey")
+    run = await first.says(r"(\S+) is succeeded")
+    beside = await dev("--fresh")
+    await beside.says("runs for these files already")
+    assert await first.run("hey") == "hey!hey!"
+    await first.stop()
+
+    fresh = await dev("--fresh")
+    token = await fresh.says(r"EVERESTHOOD_TOKEN=(\S+)")
+    async with httpx2.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {token}"}) as client:
+        url = f"http://127.0.0.1:{fresh.port}/api/agent-marketplace/namespaces/default/runs/{run}"
+        assert (await client.get(url)).status_code == 404

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -99,12 +100,19 @@ class Site:
 
 @asynccontextmanager
 async def local_site(
-    folder: Path, *, port: int, internal_hosts: frozenset[str], inherited: Mapping[str, str]
+    folder: Path,
+    *,
+    port: int,
+    internal_hosts: frozenset[str],
+    inherited: Mapping[str, str],
+    fresh: bool = False,
 ) -> AsyncIterator[Site]:
     """Run the servers and bring the record to this version's schema; forget all secrets at the end."""
     _prepare(folder)
     async with AsyncExitStack() as stack:
         stack.enter_context(_alone(folder))
+        if fresh:  # under the lock: not the rows of a command that runs
+            shutil.rmtree(folder / "postgres", ignore_errors=True)
         stack.callback((folder / "world.json").unlink, missing_ok=True)
         password = secrets.token_urlsafe(24)
         servers = await stack.enter_async_context(running_servers(folder, redis_password=password))

@@ -5,7 +5,6 @@ import base64
 import contextlib
 import hashlib
 import os
-import shutil
 import signal
 import sys
 import time
@@ -59,10 +58,8 @@ def dev(
         )
     folders = [path.resolve() for path in paths]
     place = state.resolve() if state else _place(folders)
-    if fresh:
-        _forget(place)
     try:
-        asyncio.run(_serve(folders, place, port=port, internal_hosts=frozenset(allow or ())))
+        asyncio.run(_serve(folders, place, port=port, internal_hosts=frozenset(allow or ()), fresh=fresh))
     except EveresthoodError as error:
         raise Stopped(error.message, Code.REFUSED) from None
 
@@ -73,19 +70,17 @@ def _place(folders: Sequence[Path]) -> Path:
     return Path(f"/var/tmp/everesthood-{os.geteuid()}") / name  # noqa: S108 - made with modes of its own
 
 
-def _forget(place: Path) -> None:
-    """Remove what is ours in the folder, and nothing else: a person may have named a folder of theirs."""
-    for name in ("postgres", "valkey", "tokens"):
-        shutil.rmtree(place / name, ignore_errors=True)
-
-
-async def _serve(paths: Sequence[Path], place: Path, *, port: int, internal_hosts: frozenset[str]) -> None:
+async def _serve(
+    paths: Sequence[Path], place: Path, *, port: int, internal_hosts: frozenset[str], fresh: bool
+) -> None:
     began = time.monotonic()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        opening = local_site(place, port=port, internal_hosts=internal_hosts, inherited=os.environ)
+        opening = local_site(
+            place, port=port, internal_hosts=internal_hosts, inherited=os.environ, fresh=fresh
+        )
         site = await stack.enter_async_context(opening)
         stage = Stage(site, paths)
         stack.push_async_callback(stage.close)

@@ -56,6 +56,12 @@ def _operation(method: str, path: str, operation_id: str, **said: Any) -> Callab
     return router.api_route(place, methods=[method], operation_id=operation_id, **said)
 
 
+_REPEATED: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "The same request was accepted before.", "model": schemas.RunView}
+}
+IdempotencyKey = Annotated[str | None, Header(description="A repeat with the same key gets the same run.")]
+
+
 @_operation(
     "POST",
     "/instances/{name}/runs",
@@ -65,16 +71,14 @@ def _operation(method: str, path: str, operation_id: str, **said: Any) -> Callab
     status_code=201,
     responses={
         **_problems(404, 409, 413, 415, 422),
-        200: {"description": "The same request was accepted before.", "model": schemas.RunView},
+        **_REPEATED,
     },
     openapi_extra={"requestBody": {"content": _RUN_WISH}},
 )
 async def create_run(
     request: Request,
     call: Annotated[Call, Depends(guard_of_instance("createRun"))],
-    idempotency_key: Annotated[
-        str | None, Header(description="A repeat with the same key gets the same run.")
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Accept a run. When this answers, the run is durable and ends in a final state, whatever dies."""
     body = await bodies.read(request, bodies.RunBody)
@@ -204,7 +208,7 @@ async def stop_run(run: RunPath, call: Annotated[Call, Depends(guard("cancelRun"
     status_code=201,
     responses={
         **_problems(404, 409, 413, 415, 422),
-        200: {"description": "The same request was accepted before.", "model": schemas.RunView},
+        **_REPEATED,
     },
     openapi_extra={"requestBody": {"content": _REPLAY_WISH}},
 )
@@ -212,9 +216,7 @@ async def replay_one(
     request: Request,
     run: RunPath,
     call: Annotated[Call, Depends(guard("replayRun"))],
-    idempotency_key: Annotated[
-        str | None, Header(description="A repeat with the same key gets the same run.")
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Start a run that is over again, as a new run on the current revision that names the old one.
 
@@ -289,15 +291,13 @@ async def get_schedules(call: Annotated[Call, Depends(guard_of_instance("listSch
     status_code=201,
     responses={
         **_problems(404, 409, 422),
-        200: {"description": "The same request was accepted before.", "model": schemas.RunView},
+        **_REPEATED,
     },
 )
 async def run_schedule(
     schedule: Annotated[str, Path(description="Name of the schedule.")],
     call: Annotated[Call, Depends(guard_of_instance("runSchedule"))],
-    idempotency_key: Annotated[
-        str | None, Header(description="A repeat with the same key gets the same run.")
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Accept a run with the schedule's input, whatever else runs; its times stay as they are."""
     found = await find_schedule(call.parts.runs, call.namespace, call.instance, schedule)
