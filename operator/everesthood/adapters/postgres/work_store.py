@@ -26,6 +26,8 @@ from everesthood.domain.runs import LONGEST_RETRY_AFTER_SECONDS, RunState, after
 from everesthood.usecases.ports.record import WorkerSeat
 
 _HELD: Final = 0
+_TRANSIENT: Final = 8
+"""Where an end says whether its failure may pass."""
 _LOGGED: Final = -1
 _CHANCE: Final = random.Random()  # noqa: S311 - spreads retries, guards nothing
 _STEPS: Final = msgspec.json.Decoder(tuple[StepRecord, ...])
@@ -59,7 +61,7 @@ class PostgresWork:
         queues = _wants(batch)
         found = await self._database.fetch(
             "work",
-            *_turned(list(_ends(batch)), 11),
+            *_columns(list(_ends(batch))),
             *_turned(list(_steps(batch)), 11),
             *_turned(list(_lines(batch)), 7),
             *_turned([(*queue, wanted) for queue, wanted in queues.items()], 3),
@@ -109,6 +111,13 @@ class PostgresWork:
         """Wait for what is under way."""
         await self._calls.close()
         await self._announcer.close()
+
+
+def _columns(ends: Sequence[tuple[object, ...]]) -> list[list[object]]:
+    """Return ends as columns, the last three empty where no end is a failure that may pass."""
+    if any(end[_TRANSIENT] for end in ends):
+        return _turned(ends, _TRANSIENT + 3)
+    return [*_turned([end[:_TRANSIENT] for end in ends], _TRANSIENT), [], [], []]
 
 
 def _turned(table: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:

@@ -1,6 +1,7 @@
 -- One call of many workers: write what is done where the fence still holds, then claim.
 --   $1-$11  ends:  run, fence, instance, state, state if a cancellation was asked for, output, reason, message,
---                  whether it is a failure that may pass, the wait that was asked for, a chance from 0 to 1
+--                  whether it is a failure that may pass, the wait that was asked for, a chance from 0 to 1;
+--                  these three are empty where nothing is such a failure
 --   $12-$22  steps: run, fence, instance, name, state, output, reason, message, tries, started, finished
 --   $23-$29 log:   run, fence, instance, at, level, step, message
 --   $30-$32 wants: instance, revision, number (each pair once)      $33 lease in seconds
@@ -36,7 +37,7 @@ with done as (
     from done d
     join held h on h.id = d.id and h.fence = d.fence and h.instance_uid = d.instance_uid
     cross join lateral (
-        select p.due_at, d.transient and not h.cancel_requested and h.failures + 1 < h.retry_max_attempts
+        select p.due_at, coalesce(d.transient, false) and not h.cancel_requested and h.failures + 1 < coalesce(h.retry_max_attempts, 1)
                          and p.due_at < h.deadline_at as again
         from (select now() + interval '1 second' * case
                   when d.wait is null
