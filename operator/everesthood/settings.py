@@ -77,6 +77,11 @@ class Settings:
         "Networks that workers' NetworkPolicies shut, comma-separated.",
     )
 
+    limits: str = _told(
+        "{}",
+        "JSON object of limits on runs: platform {concurrency, rate}, organization {concurrency, rate} for"
+        " each, organizations {NAMESPACE: {concurrency, rate, weight}}; gateway only.",
+    )
     lease_seconds: int = _told(30, "How long a worker holds a run without a heartbeat.")
     bell_repair_seconds: float = _told(2.0, "Age of due, unclaimed work that is rung for again.")
     reconcile_workers: int = _told(16, "Objects that the controller handles at once.")

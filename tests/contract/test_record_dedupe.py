@@ -51,7 +51,7 @@ async def test_one_run_for_each_window(published: Harness):
 
 
 async def test_the_last_request_counts(published: Harness):
-    """A debounced run starts once it is quiet, with what was asked for last."""
+    """A debounced run starts once it is quiet, with what was asked for last; its bell sets an idle worker's alarm."""
     first = await published.accept(dedupe=DEBOUNCE, input=b"1", priority=1)
     await published.age(50)
     second = await published.accept(
@@ -63,7 +63,7 @@ async def test_the_last_request_counts(published: Harness):
     (held,) = await published.claim()
 
     run = await published.run(first.run)
-    assert (first.ring, second.run, second.repeated, second.ring) == (None, first.run, True, None)
+    assert (first.ring, second.run, second.repeated, second.ring) == (("uid-a", "r1"), first.run, True, None)
     assert early == ()
     assert (held.run, bytes(held.input)) == (first.run, b"2")
     assert (run.requested_by, run.priority, run.labels) == ("alice", 2, {"a": "b"})

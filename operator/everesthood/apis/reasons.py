@@ -138,6 +138,8 @@ class Reason(StrEnum):
     """A step's or a run's output is over the cap."""
     OUTPUT_INVALID = "OutputInvalid"
     """The output does not match its schema."""
+    CREDENTIAL_HELD = "CredentialHeld"
+    """The provider asked to wait; nothing is sent with the credential until then, and the run waits."""
     IDEMPOTENCY_CONFLICT = "IdempotencyConflict"
     """The Idempotency-Key was used before with another request."""
 

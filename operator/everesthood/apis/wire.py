@@ -13,6 +13,7 @@ HEARTBEAT_PATH: Final = "/v1/heartbeat"
 PROGRAM_PATH: Final = "/v1/program"
 QUEUE_PATH: Final = "/v1/queue"
 LEASE_PATH: Final = "/v1/lease"
+HOLD_PATH: Final = "/v1/hold"
 
 EMPTY: Final = msgspec.Raw(b"null")
 
@@ -109,6 +110,10 @@ class WorkReply(Message, frozen=True):
 
     assignments: tuple[Assignment, ...] = ()
     lost: tuple[str, ...] = ()
+    next_due_in: float | None = None
+    """Seconds until the queue has a due run again, as far as that is known and worth an alarm."""
+    denied: str = ""
+    """Level whose limit kept due runs back: platform, organization, template, instance or credential."""
 
 
 class HeartbeatRequest(Message, frozen=True):
@@ -158,6 +163,19 @@ class LeaseRequest(Message, frozen=True):
     """Ask for the credential bound to a slot."""
 
     slot: str
+
+
+class HoldRequest(Message, frozen=True):
+    """The provider of the credential bound to a slot asked to wait."""
+
+    slot: str
+    seconds: float
+
+
+class HoldReply(Message, frozen=True):
+    """The credential is held for all who bind it."""
+
+    seconds: float
 
 
 class CredentialLease(Message, frozen=True):

@@ -1,6 +1,6 @@
 """Wires the gateway."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +10,7 @@ from everesthood.adapters.postgres import Database, PostgresGateway, PostgresWor
 from everesthood.adapters.redis import RedisBell
 from everesthood.adapters.redis import connect as connect_redis
 from everesthood.bootstrap.connections import open_database, redis_address
+from everesthood.bootstrap.limits import shared_limits
 from everesthood.bootstrap.surroundings import surroundings
 from everesthood.domain.errors import Invalid
 from everesthood.settings import Settings
@@ -34,6 +35,8 @@ class GatewayParts:
     broker: Broker
     seat: SeatWorker
     observe: Callable[[float], Awaitable[Mapping[str, int]]]
+    publish_limits: Callable[[], Awaitable[Sequence[str]]]
+    """Writes what the installation allows to the record; returns what changed."""
 
     async def check_schema(self) -> None:
         """Raise Conflict on a schema that this version does not know, Unavailable when PostgreSQL is away."""
@@ -50,6 +53,7 @@ async def gateway_parts(settings: Settings) -> AsyncIterator[GatewayParts]:
         bell_key=_key(settings.bell_key_file, "EVERESTHOOD_BELL_KEY_FILE"),
         ca=_authority(settings.redis_ca_file),
     )
+    shared = shared_limits(settings.limits)
     fingerprint_key = _key(settings.fingerprint_key_file, "EVERESTHOOD_FINGERPRINT_KEY_FILE")
     async with AsyncExitStack() as stack:
         database = open_database(settings, "gateway")
@@ -73,6 +77,7 @@ async def gateway_parts(settings: Settings) -> AsyncIterator[GatewayParts]:
                 store=store,
             ),
             observe=_observer(store, around.secrets, fingerprint_key),
+            publish_limits=partial(store.publish_limits, shared),
         )
 
 

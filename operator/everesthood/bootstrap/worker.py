@@ -18,6 +18,7 @@ from everesthood.settings import Settings
 from everesthood.usecases.execute_run import execute_run
 from everesthood.usecases.execute_step import Doing
 from everesthood.usecases.expressions import Expressions
+from everesthood.usecases.heed_holds import HeedingOutbound
 from everesthood.usecases.work_loop import Worker
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ async def build_worker(program: Program, *, gateway: GatewayClient, figures: Wor
     agent = agent_of(program)
     expressions = Expressions(Languages())
     credentials = LeasedCredentials(gateway)
-    outbound = GuardedClient(_policy(agent), credentials)
+    outbound = HeedingOutbound(GuardedClient(_policy(agent), credentials), gateway)
     steps = Steps(expressions=expressions, outbound=outbound, credentials=credentials)
     await steps.prepare(agent.spec.steps)
     doing = Doing(runner=steps, expressions=expressions, figures=figures)

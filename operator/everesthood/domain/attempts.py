@@ -9,6 +9,10 @@ from everesthood.domain.errors import OutcomeUnknown, StepFailed
 from everesthood.domain.steps import Retry, Step
 
 LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
+HOLDING: Final = frozenset({429, 503, 529})
+"""Too many requests, unavailable, and overloaded as some model providers say it."""
+SHORT_HOLD_SECONDS: Final = 10.0
+"""A held key is waited for in place for so long; for longer, the run goes back to its queue."""
 
 
 def next_pause(step: Step, tries: int, failure: StepFailed, *, chance: random.Random) -> float | None:
@@ -31,6 +35,17 @@ def next_pause(step: Step, tries: int, failure: StepFailed, *, chance: random.Ra
 def longest_pause(retry: Retry, tries: int) -> float:
     """Return the upper end of the pause after `tries` tries."""
     return float(min(retry.max_seconds, retry.initial_seconds * 2 ** min(tries - 1, 30)))
+
+
+def held_seconds(status: int, retry_after: str | None, now: datetime) -> float | None:
+    """Return for how long an answer asks all who use its credential to wait; None when it asks nobody.
+
+    An answer that names no time is a failed try like any other: nobody can say when its cause is over.
+    """
+    if status not in HOLDING:
+        return None
+    seconds = retry_after_seconds(retry_after, now)
+    return min(seconds, LONGEST_RETRY_AFTER_SECONDS) if seconds else None
 
 
 def retry_after_seconds(header: str | None, now: datetime) -> float | None:

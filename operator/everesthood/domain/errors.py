@@ -10,7 +10,8 @@
     ├── Unavailable             a part is down: repeat later (`retry_after_seconds`)
     ├── ExpressionFailed        an author's CEL or template text cannot be evaluated
     └── StepFailed              a step came to nothing
-        └── OutcomeUnknown      nobody knows whether it took effect
+        ├── OutcomeUnknown      nobody knows whether it took effect
+        └── KeyHeld             its credential's provider asked to wait; it did not happen
 
 Adapters raise these at their edge and nothing else; entry points turn them into statuses.
 """
@@ -127,3 +128,14 @@ class OutcomeUnknown(StepFailed):
     """A step was under way when it broke off; it may or may not have taken effect."""
 
     reason = Reason.OUTCOME_UNKNOWN
+
+
+class KeyHeld(StepFailed):
+    """The provider of the step's credential asked to wait, so the step did not happen."""
+
+    reason = Reason.CREDENTIAL_HELD
+
+    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+        """Keep for how long."""
+        super().__init__(message, transient=True, retry_after_seconds=retry_after_seconds)
+        self.seconds = retry_after_seconds

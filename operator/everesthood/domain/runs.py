@@ -83,6 +83,8 @@ class Run:
     """When it is over if nobody has started it by then."""
     replay_of: RunId | None = None
     template: str | None = None
+    waits_for: str = ""
+    """What keeps a due run back, as far as somebody asked for it."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -174,7 +176,7 @@ def after_finish(outcome: Outcome, reason: str = "", message: str = "", *, cance
         case "ambiguous":
             return Next(state=RunState.AMBIGUOUS, reason=Reason.OUTCOME_UNKNOWN, message=message)
         case "released" if not cancel_requested:
-            return Next(state=RunState.QUEUED, attempt_change=-1)
+            return Next(state=RunState.QUEUED, attempt_change=-1, reason=_reason(reason), message=message)
         case "cancelled" | "released":
             return Next(state=RunState.CANCELLED, reason=Reason.CANCELLED, message=message)
         case _:

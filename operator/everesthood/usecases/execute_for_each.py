@@ -15,7 +15,13 @@ import msgspec
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import StepRecord
 from everesthood.domain import graph
-from everesthood.domain.errors import EveresthoodError, ExpressionFailed, OutcomeUnknown, StepFailed
+from everesthood.domain.errors import (
+    EveresthoodError,
+    ExpressionFailed,
+    KeyHeld,
+    OutcomeUnknown,
+    StepFailed,
+)
 from everesthood.domain.steps import MAX_ITEMS, MAX_ITEMS_BYTES, ForEachStep, Step
 from everesthood.usecases.execute_step import (
     Doing,
@@ -173,13 +179,20 @@ class _Loop:
         said = _said(index, step, record.message)
         if end.is_unknown:
             self._failure = OutcomeUnknown(said)
+        elif isinstance(end.failure, KeyHeld):
+            self._failure = self._failure or KeyHeld(said, retry_after_seconds=end.failure.seconds)
         elif record.state == "failed":
-            self._failure = self._failure or _failure(said, record.reason)
+            self._failure = self._first(_failure(said, record.reason))
         else:
             self._open[index][step.name] = end.value
             self._weigh(len(bytes(record.output)))
             if self._failure is None and not self._course.closing.done():
                 self._start(index)
+
+    def _first(self, failure: EveresthoodError) -> EveresthoodError:
+        """Return the failure that counts: the first, but for a held key, of which a person learns nothing."""
+        known = self._failure
+        return failure if known is None or isinstance(known, KeyHeld) else known
 
     def _weigh(self, size: int) -> None:
         self._bytes += size

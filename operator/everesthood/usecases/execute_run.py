@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import msgspec
 
 from everesthood.apis.reasons import Reason
-from everesthood.apis.wire import EMPTY, Assignment, Finish
+from everesthood.apis.wire import EMPTY, Assignment, Finish, StepRecord
 from everesthood.domain import graph
-from everesthood.domain.errors import EveresthoodError, StepFailed
+from everesthood.domain.errors import EveresthoodError, KeyHeld, StepFailed
 from everesthood.domain.steps import MAX_MESSAGE, Agent, Step
 from everesthood.usecases.execute_for_each import execute_for_each
 from everesthood.usecases.execute_step import Doing, StepEnd, encoded, execute_step, hand_in, variables
@@ -57,7 +57,7 @@ class _Attempt:
         self._agent = agent
         self._doing = doing
         self._steps = agent.spec.steps
-        self._past = {record.name: record for record in assignment.steps}
+        self._past = {record.name: record for record in assignment.steps if not _was_held(record)}
         self._values: dict[str, object] = {
             name: msgspec.json.decode(self._past[name].output) for name in graph.done(self._past)
         }
@@ -142,10 +142,8 @@ class _Attempt:
             self._values[step.name] = end.value
 
     def _fail(self, step: Step, end: StepEnd) -> None:
-        """Keep the first failure, but rather one that another attempt cannot mend."""
-        may_pass = end.failure is not None and end.failure.transient
-        ended = self._ended
-        if ended is None or (ended.failure is not None and ended.failure.transient and not may_pass):
+        """Keep the first failure, but rather one that another attempt cannot mend, and a held key least."""
+        if self._ended is None or _weight(end.failure) > _weight(self._ended.failure):
             record = end.record
             self._ended = _Ended("failed", record.reason, step.name, record.message, end.failure)
 
@@ -172,7 +170,12 @@ class _Attempt:
         return self.finish("failed", reason=Reason.RUN_TIMED_OUT, message=said)
 
     def hopeful(self, finish: Finish, failure: EveresthoodError | None) -> Finish:
-        """Return the end with what the record must know to try the run again, where the agent wants that."""
+        """Return the end with what the record must know to try the run again, where the agent wants that.
+
+        For a held key the run goes back to its queue: it has not failed.
+        """
+        if isinstance(failure, KeyHeld) and finish.outcome == "failed":
+            return msgspec.structs.replace(finish, outcome="released", retry_after_seconds=failure.seconds)
         wants = self._agent.spec.queue.retry is not None
         if finish.outcome != "failed" or not wants or failure is None or not failure.transient:
             return finish
@@ -189,3 +192,15 @@ class _Attempt:
             reason="" if outcome == "succeeded" else reason,
             message=message[:MAX_MESSAGE],
         )
+
+
+def _was_held(record: StepRecord) -> bool:
+    """Return whether a step did not happen because its credential was held."""
+    return record.state == "failed" and record.reason == Reason.CREDENTIAL_HELD
+
+
+def _weight(failure: EveresthoodError | None) -> int:
+    """Return how much a failure says about the run: a held key nothing, one that may pass a little."""
+    if isinstance(failure, KeyHeld):
+        return 0
+    return 1 if failure is not None and failure.transient else 2

@@ -12,8 +12,14 @@ import msgspec
 
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import StepRecord
-from everesthood.domain.attempts import next_pause
-from everesthood.domain.errors import EveresthoodError, ExpressionFailed, OutcomeUnknown, StepFailed
+from everesthood.domain.attempts import SHORT_HOLD_SECONDS, next_pause
+from everesthood.domain.errors import (
+    EveresthoodError,
+    ExpressionFailed,
+    KeyHeld,
+    OutcomeUnknown,
+    StepFailed,
+)
 from everesthood.domain.steps import MAX_MESSAGE, MAX_OUTPUT_BYTES, Step
 from everesthood.usecases.expressions import Expressions
 from everesthood.usecases.ports.worker import Journal, Scope, Sleep, StepRunner, WorkFigures
@@ -87,6 +93,9 @@ async def _executed(scope: Scope, doing: Doing) -> StepEnd:
             try:
                 raw = await _try_once(scope, doing.runner)
                 break
+            except KeyHeld as held:
+                tries -= 1
+                await _wait_for_key(scope, held, doing)
             except StepFailed as failure:
                 await _pause_or_give_up(scope, tries, failure, doing)
     except EveresthoodError as failure:
@@ -116,6 +125,15 @@ async def _try_once(scope: Scope, runner: StepRunner) -> msgspec.Raw:
         if scope.course.holds_up(step.name):
             raise OutcomeUnknown(said) from None
         raise StepFailed(said, Reason.STEP_TIMED_OUT, transient=True) from None
+
+
+async def _wait_for_key(scope: Scope, held: KeyHeld, doing: Doing) -> None:
+    """Wait for a key that is soon free; raise for any other, so that nothing is held up by it."""
+    if held.seconds > SHORT_HOLD_SECONDS:
+        raise held
+    scope.journal.log("info", f"waits {held.seconds:.1f} s: {held.message}", scope.step.name)
+    # A little later than asked for, so that not all who wait come at the same moment.
+    await doing.sleep(held.seconds + doing.chance.uniform(0, held.seconds / 10))
 
 
 async def _pause_or_give_up(scope: Scope, tries: int, failure: StepFailed, doing: Doing) -> None:

@@ -1,10 +1,12 @@
 """Show one run with its steps, or a page of its log."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 
 from everesthood.domain.errors import NotFound
 from everesthood.domain.run_ids import parse
-from everesthood.domain.runs import Run
+from everesthood.domain.runs import Run, RunState
 from everesthood.usecases.ports.record import RunStore, StoredLine, StoredStep
 
 
@@ -22,9 +24,16 @@ async def find_run(runs: RunStore, namespace: str, run: str, instance: str = "")
 async def get_run(
     runs: RunStore, namespace: str, run: str, instance: str = ""
 ) -> tuple[Run, Sequence[StoredStep]]:
-    """Return the run and its steps."""
+    """Return the run and its steps; of a due run, `waits_for` says what keeps it back."""
     found = await find_run(runs, namespace, run, instance)
-    return found, await runs.steps(found.id)
+    return await _explained(runs, found), await runs.steps(found.id)
+
+
+async def _explained(runs: RunStore, run: Run) -> Run:
+    if run.state is not RunState.QUEUED or run.due_at is None or run.due_at > datetime.now(UTC):
+        return run
+    denial = await runs.kept_back(run)
+    return run if denial is None else replace(run, waits_for=denial.sentence)
 
 
 async def get_log(runs: RunStore, run: Run, *, after: int, limit: int) -> Sequence[StoredLine]:

@@ -20,7 +20,7 @@ async def lease_credential(
         Forbidden: the credential is not for this instance or slot, or the namespace is not enrolled.
         Unavailable: the record or Kubernetes cannot be asked.
     """
-    credential, hosts = await _allowed(store, seat, slot)
+    credential, hosts = await credential_of(store, seat, slot)
     value = await secrets.value(seat.namespace, credential.secret_name, credential.secret_key)
     await store.audit(
         AuditEntry(
@@ -39,9 +39,10 @@ async def lease_credential(
     )
 
 
-async def _allowed(
+async def credential_of(
     store: GatewayStore, seat: WorkerSeat, slot: str
 ) -> tuple[PublishedCredential, tuple[str, ...]]:
+    """Return the credential that a slot is bound to and the hosts that it may be sent to."""
     instance, revision = await published(store, seat)
     declared = slots_of(revision).get(slot)
     name = instance.bindings.get(slot)

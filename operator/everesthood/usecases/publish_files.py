@@ -1,12 +1,13 @@
 """Publish manifests of files, as the controller does with those of a cluster: for one machine."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import NAMESPACE_URL, uuid5
 
 from everesthood.apis.v1alpha1.credential import AgentCredential
 from everesthood.apis.v1alpha1.instance import AgentInstance
 from everesthood.apis.v1alpha1.template import AgentTemplate
+from everesthood.domain import limits
 from everesthood.domain.children import canonical, digest
 from everesthood.domain.manifests import Manifest
 from everesthood.usecases.ports.registry import (
@@ -34,6 +35,9 @@ class Wanted:
 def wanted(manifests: Sequence[Manifest], *, generation: int) -> Wanted:
     """Return what manifests without problems ask for; `generation` must grow from set to set."""
     revisions = {(r.namespace, r.template): r for r in _revisions(manifests)}
+    templates = {
+        (namespace_of(m), m.name): m.content for m in manifests if isinstance(m.content, AgentTemplate)
+    }
     instances, waiting = [], []
     for manifest in manifests:
         if isinstance(manifest.content, AgentInstance):
@@ -42,7 +46,9 @@ def wanted(manifests: Sequence[Manifest], *, generation: int) -> Wanted:
             if revision is None:
                 waiting.append(f"AgentInstance {manifest.name} waits for AgentTemplate {template}")
             else:
-                instances.append(_instance(manifest, manifest.content, revision.digest, generation))
+                made = _instance(manifest, manifest.content, revision.digest, generation)
+                said = templates[namespace_of(manifest), template].spec.limits
+                instances.append(replace(made, template_limits=limits.read(said)))
     return Wanted(
         revisions=tuple(revisions.values()),
         instances=tuple(instances),
@@ -107,6 +113,7 @@ def _instance(
         config=canonical(spec.config),
         bindings={binding.slot: binding.credential_ref.name for binding in spec.credentials},
         suspended=spec.suspend,
+        limits=limits.read(spec.limits),
     )
 
 
@@ -125,4 +132,5 @@ def _credentials(manifests: Sequence[Manifest], generation: int) -> Iterator[Pub
                 secret_key=spec.source.secret_ref.key,
                 hosts=tuple(spec.hosts),
                 allowed_instances=tuple(spec.allowed_instances),
+                limits=limits.read(spec.limits),
             )

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from everesthood.apis.reasons import ConditionType, Reason
 from everesthood.apis.v1alpha1.credential import AgentCredentialSpec, AgentCredentialStatus
-from everesthood.domain import bindings, conditions
+from everesthood.domain import bindings, conditions, limits
 from everesthood.domain.conditions import Verdict
 from everesthood.domain.errors import Problem, Unavailable
 from everesthood.domain.observed import Key, Live
@@ -86,6 +86,7 @@ def _published(live: Live, spec: AgentCredentialSpec) -> PublishedCredential:
         secret_key=spec.source.secret_ref.key,
         hosts=tuple(spec.hosts),
         allowed_instances=tuple(spec.allowed_instances),
+        limits=limits.read(spec.limits),
     )
 
 

@@ -9,7 +9,7 @@ from everesthood.apis import names
 from everesthood.apis.reasons import ConditionType, Reason
 from everesthood.apis.v1alpha1.instance import AgentInstanceSpec, AgentInstanceStatus
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec
-from everesthood.domain import bindings, conditions, instances, schedules, workers
+from everesthood.domain import bindings, conditions, instances, limits, schedules, workers
 from everesthood.domain.children import canonical
 from everesthood.domain.conditions import Notice
 from everesthood.domain.errors import Problem, Unavailable
@@ -202,6 +202,7 @@ async def _publish(seen: Observed, plan: Plan, tools: InstanceTools) -> Queue:
 
 
 def _published(seen: Observed, plan: Plan) -> PublishedInstance:
+    content = seen.contents.get(plan.serving or "")
     return PublishedInstance(
         uid=seen.live.uid,
         namespace=seen.live.key.namespace,
@@ -214,6 +215,8 @@ def _published(seen: Observed, plan: Plan) -> PublishedInstance:
         bindings={b.slot: b.credential_ref.name for b in seen.spec.credentials},
         suspended=seen.spec.suspend,
         schedules=schedules.read(seen.spec.schedules),
+        limits=limits.read(seen.spec.limits),
+        template_limits=limits.read(content.limits if content else None),
     )
 
 

@@ -135,7 +135,7 @@ class Worker:
             finished=tuple(batch.finishes),
             checkpoints=batch.checkpoints,
             logs=tuple(batch.lines),
-            settle_bell=want > 0 and self._claiming.mood == "settling",
+            settle_bell=want > 0 and self._claiming.settles(asked_at),
         )
         try:
             reply = await self._gateway.work(request)
@@ -156,8 +156,15 @@ class Worker:
                 self._lose(held)
         self._outbox.acknowledge(batch, reply.lost)
         self._claiming.claimed(
-            request.want, len(reply.assignments), settled=request.settle_bell, now=time.monotonic()
+            request.want,
+            len(reply.assignments),
+            settled=request.settle_bell,
+            now=time.monotonic(),
+            next_due_in=reply.next_due_in,
+            denied=bool(reply.denied),
         )
+        if any(end.transient or end.retry_after_seconds is not None for end in batch.finishes):
+            self._claiming.due_later()
         self._held.add(reply.assignments, asked_at)
         self._start_waiting()
 

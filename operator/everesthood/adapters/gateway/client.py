@@ -102,6 +102,10 @@ class GatewayClient:
         """Return the credential bound to a slot."""
         return await self._ask("POST", wire.LEASE_PATH, wire.LeaseRequest(slot=slot), wire.CredentialLease)
 
+    async def hold(self, request: wire.HoldRequest) -> wire.HoldReply:
+        """Hold the credential bound to a slot for all who use it."""
+        return await self._ask("POST", wire.HOLD_PATH, request, wire.HoldReply)
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()

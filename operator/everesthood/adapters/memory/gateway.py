@@ -3,7 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
+from everesthood.adapters.memory import limits
 from everesthood.adapters.memory.record import Record
+from everesthood.domain.limits import Shared
 from everesthood.usecases.ports.record import AuditEntry
 from everesthood.usecases.ports.registry import (
     CredentialObservation,
@@ -42,6 +44,16 @@ class MemoryGateway:
         with self._record.reach():
             row = self._record.live(uid)
             return row is not None and row.queue_ready
+
+    async def hold_credential(self, namespace: str, name: str, seconds: float) -> None:
+        """Hold the credential for all who bind it."""
+        with self._record.reach():
+            limits.hold(self._record, namespace, name, seconds)
+
+    async def publish_limits(self, shared: Shared) -> Sequence[str]:
+        """Keep what the installation allows."""
+        with self._record.reach():
+            return limits.publish_shared(self._record, shared)
 
     async def audit(self, entry: AuditEntry) -> None:
         """Keep the line."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Unavailable
+from everesthood.domain.limits import UNLIMITED, Limits
 from everesthood.domain.runs import FINAL, Next, Run, RunId, RunRequest, RunState, deadline
 from everesthood.domain.schedules import Planned, Schedule
 from everesthood.usecases.ports.record import AuditEntry, StoredLine, StoredStep
@@ -120,6 +121,16 @@ class ScheduleRow:
     last_fire_at: datetime | None = None
 
 
+@dataclass(slots=True, kw_only=True)
+class LimitRow:
+    """A limit and how far it is used up."""
+
+    limits: Limits = UNLIMITED
+    weight: int = 1
+    next_at: datetime | None = None
+    held_until: datetime | None = None
+
+
 class Topic:
     """Wakes everybody who waits for one kind of change."""
 
@@ -153,6 +164,8 @@ class Record:
         self.revisions: dict[tuple[str, str], PublishedRevision] = {}
         self.credentials: dict[str, CredentialRow] = {}
         self.schedules: dict[tuple[str, str], ScheduleRow] = {}
+        self.limits: dict[str, LimitRow] = {}
+        self.kept_back: dict[str, tuple[int, datetime]] = {}
         self.rows: dict[RunId, RunRow] = {}
         self.idempotency: dict[tuple[str, str], tuple[bytes, RunId]] = {}
         self.audit: list[AuditEntry] = []

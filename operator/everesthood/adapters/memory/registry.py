@@ -3,8 +3,9 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from everesthood.adapters.memory import schedules
+from everesthood.adapters.memory import limits, schedules
 from everesthood.adapters.memory.record import CredentialRow, InstanceRow, Record
+from everesthood.domain.limits import credential_scope
 from everesthood.domain.runs import FINAL, RunState, after_removal
 from everesthood.usecases.ports.registry import (
     CredentialObservation,
@@ -35,6 +36,7 @@ class MemoryRegistry:
             else:
                 return
             schedules.publish(self._record, instance)
+            limits.publish_instance(self._record, instance)
 
     def _replace_namesake(self, instance: PublishedInstance) -> None:
         for uid, row in self._record.instances.items():
@@ -58,6 +60,9 @@ class MemoryRegistry:
                 if _place(row.published) != _place(credential):
                     row.seen = row.observed_at = None
                 row.published = credential
+            else:
+                return
+            limits.publish_credential(self._record, credential)
 
     def _forget_namesake(self, credential: PublishedCredential) -> None:
         wanted = (credential.namespace, credential.name)
@@ -74,6 +79,7 @@ class MemoryRegistry:
     def _remove(self, uid: str) -> None:
         self._record.instances[uid].deleted = True
         schedules.forget(self._record, uid)
+        limits.forget(self._record, uid)
         for row in self._record.rows.values():
             becomes = after_removal(row.state) if row.request.instance_uid == uid else None
             if becomes is None:
@@ -88,7 +94,10 @@ class MemoryRegistry:
     async def remove_credential(self, uid: str) -> None:
         """Forget the credential."""
         with self._record.reach():
-            self._record.credentials.pop(uid, None)
+            row = self._record.credentials.pop(uid, None)
+            if row is not None:
+                scope = credential_scope(row.published.namespace, row.published.name)
+                self._record.limits.pop(scope, None)
 
     async def known_instances(self) -> frozenset[str]:
         """Return the uids of instances that are not deleted."""

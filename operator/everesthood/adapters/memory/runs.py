@@ -4,9 +4,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
+from everesthood.adapters.memory import limits
 from everesthood.adapters.memory.record import Record, RunRow, as_run
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Conflict, NotFound
+from everesthood.domain.limits import Denial
 from everesthood.domain.run_ids import first_at
 from everesthood.domain.runs import FINAL, Run, RunId, RunRequest, RunState, after_cancel
 from everesthood.usecases.ports.record import (
@@ -68,7 +70,7 @@ class MemoryRuns:
             action = "run.accept" if request.replay_of is None else "run.replay"
             self._audit(request.namespace, request.requested_by, action, request.id, request.request_id)
             revision = row.published.current_revision
-            rings = revision is not None and not row.published.suspended and made.due_at <= now
+            rings = revision is not None and not row.published.suspended
             return Accepted(
                 run=request.id, ring=(request.instance_uid, revision) if rings and revision else None
             )
@@ -139,6 +141,11 @@ class MemoryRuns:
             rows.sort(key=lambda row: row.request.id, reverse=True)
             runs = [as_run(row, whole=False) for row in rows[: wanted.limit]]
             return Page(runs=runs, next=runs[-1].id if len(runs) == wanted.limit else None)
+
+    async def kept_back(self, run: Run) -> Denial | None:
+        """Return which limit keeps a due run back."""
+        with self._record.reach():
+            return limits.kept_back(self._record, run.instance_uid)
 
     async def steps(self, run: RunId) -> Sequence[StoredStep]:
         """Return the steps of a run."""

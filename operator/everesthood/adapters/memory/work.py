@@ -2,11 +2,13 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from everesthood.adapters.memory.record import Record, RunRow
+from everesthood.adapters.memory import limits
+from everesthood.adapters.memory.record import HELD, Record, RunRow
 from everesthood.apis.wire import (
     Assignment,
     Checkpoint,
@@ -18,8 +20,16 @@ from everesthood.apis.wire import (
     WorkReply,
     WorkRequest,
 )
-from everesthood.domain.runs import Next, RunId, RunState, after_failure, after_finish, retry_pause
-from everesthood.usecases.ports.record import StoredLine, StoredStep, WorkerSeat
+from everesthood.domain.runs import (
+    LONGEST_RETRY_AFTER_SECONDS,
+    Next,
+    RunId,
+    RunState,
+    after_failure,
+    after_finish,
+    retry_pause,
+)
+from everesthood.usecases.ports.record import OUTLOOK_SECONDS, StoredLine, StoredStep, WorkerSeat
 
 
 class MemoryWork:
@@ -35,8 +45,18 @@ class MemoryWork:
         """Write what was done, then claim."""
         with self._record.reach():
             lost = dict.fromkeys(self._write(seat, request))
-            claimed = [self._claim(row, seat) for row in self._due(seat)[: request.want]]
-            return WorkReply(assignments=tuple(claimed), lost=tuple(lost))
+            due = self._due(seat)[: request.want]
+            denied, instance = None, self._record.live(seat.instance_uid)
+            if due and instance is not None:
+                due, denied = limits.let_in(self._record, instance, due)
+            claimed = tuple(self._claim(row, seat) for row in due)
+            if denied is not None:
+                seconds, level = denied.seconds, denied.level
+                return WorkReply(assignments=claimed, lost=tuple(lost), next_due_in=seconds, denied=level)
+            asks = request.settle_bell and len(claimed) < request.want
+            return WorkReply(
+                assignments=claimed, lost=tuple(lost), next_due_in=self._next_due(seat) if asks else None
+            )
 
     def _write(self, seat: WorkerSeat, request: WorkRequest) -> Iterator[str]:
         for line in request.logs:
@@ -84,6 +104,9 @@ class MemoryWork:
         )
         if becomes.state is RunState.SUCCEEDED:
             row.output = bytes(finish.output)
+        elif becomes.state is RunState.QUEUED:
+            wait = min(finish.retry_after_seconds or 0.0, LONGEST_RETRY_AFTER_SECONDS)
+            becomes = replace(becomes, pause_seconds=wait)
         elif becomes.state is RunState.DEAD and finish.transient and not row.cancel_requested:
             becomes = self._after_failure(row, finish, becomes)
         self._record.end(row, becomes)
@@ -101,23 +124,36 @@ class MemoryWork:
         )
 
     def _due(self, seat: WorkerSeat) -> list[RunRow]:
-        """Return what this worker may claim: its own revision's runs; new ones only on the current."""
+        """Return what this worker may claim, in order."""
+        now = self._record.now()
+        rows = [row for row in self._open_to(seat) if row.due_at <= now and not row.has_waited_too_long(now)]
+        return sorted(rows, key=lambda row: (-row.request.priority, row.due_at, row.request.id))
+
+    def _next_due(self, seat: WorkerSeat) -> float | None:
+        """Return in how many seconds the next run is due, None if in more than a minute."""
+        now = self._record.now()
+        waits = [
+            max(0.0, (row.due_at - now).total_seconds())
+            for row in self._open_to(seat)
+            if row.due_at != HELD and not row.has_waited_too_long(max(now, row.due_at))
+        ]
+        return min((wait for wait in waits if wait <= OUTLOOK_SECONDS), default=None)
+
+    def _open_to(self, seat: WorkerSeat) -> list[RunRow]:
+        """Return queued runs of the worker's own revision, and new ones if it is the current."""
         instance = self._record.live(seat.instance_uid)
         if instance is None:
             return []
-        published, now = instance.published, self._record.now()
+        published = instance.published
         takes_new = published.current_revision == seat.revision and not published.suspended
         revisions = (None, seat.revision) if takes_new else (seat.revision,)
-        rows = [
+        return [
             row
             for row in self._record.rows.values()
             if row.request.instance_uid == seat.instance_uid
             and row.state is RunState.QUEUED
             and row.revision in revisions
-            and row.due_at <= now
-            and not row.has_waited_too_long(now)
         ]
-        return sorted(rows, key=lambda row: (-row.request.priority, row.due_at, row.request.id))
 
     def _claim(self, row: RunRow, seat: WorkerSeat) -> Assignment:
         now = self._record.now()

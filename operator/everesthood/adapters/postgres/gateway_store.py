@@ -3,9 +3,10 @@
 import json
 from collections.abc import Collection, Mapping, Sequence
 
-from everesthood.adapters.postgres import rows
+from everesthood.adapters.postgres import limits, rows
 from everesthood.adapters.postgres.listen import REGISTRY
 from everesthood.adapters.postgres.pool import Database
+from everesthood.domain.limits import Shared
 from everesthood.usecases.ports.record import AuditEntry
 from everesthood.usecases.ports.registry import PublishedCredential, PublishedInstance, PublishedRevision
 
@@ -39,6 +40,14 @@ class PostgresGateway:
         """Return whether the broker user exists."""
         row = await self._database.row("is_queue_ready", uid)
         return row is not None and row["queue_ready"]
+
+    async def hold_credential(self, namespace: str, name: str, seconds: float) -> None:
+        """Hold the credential for all who bind it."""
+        await self._database.fetch("hold_credential", namespace, name, seconds)
+
+    async def publish_limits(self, shared: Shared) -> Sequence[str]:
+        """Write what the installation allows."""
+        return await limits.publish_shared(self._database, shared)
 
     async def audit(self, entry: AuditEntry) -> None:
         """Write one line of the audit log."""

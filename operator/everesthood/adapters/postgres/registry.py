@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from everesthood.adapters.postgres import rows, schedules
+from everesthood.adapters.postgres import limits, rows, schedules
 from everesthood.adapters.postgres.announce import Announcer
 from everesthood.adapters.postgres.listen import QUEUES, REGISTRY, Listener
 from everesthood.adapters.postgres.pool import Connection, Database, again, sql
@@ -50,6 +50,7 @@ class PostgresRegistry:
                 removed = [run for row in others for run in await _remove(connection, row["uid"])]
                 row = await connection.fetchrow(sql("publish_instance"), *values)
                 await schedules.publish(connection, instance)
+                await limits.publish_instance(connection, instance)
                 return bool(others) or (row is not None and row["fresh"]), removed
 
         fresh, removed = await again(once)
@@ -85,6 +86,7 @@ class PostgresRegistry:
                     sql("drop_namesake"), credential.namespace, credential.name, credential.uid
                 )
                 await connection.execute(sql("publish_credential"), *values)
+                await limits.publish_credential(connection, credential)
 
         await again(once)
 
@@ -142,6 +144,7 @@ async def _remove(connection: Connection, uid: str) -> list[str]:
     if await connection.fetchrow(sql("delete_instance"), uid) is None:
         return []
     await connection.execute(sql("remove_schedules"), uid, [])
+    await connection.execute(sql("remove_limits"), uid)
     becomes = after_removal(RunState.QUEUED)
     reason, message = (becomes.reason, becomes.message) if becomes else (None, "")
     return [row["id"] for row in await connection.fetch(sql("cancel_waiting"), uid, reason, message)]

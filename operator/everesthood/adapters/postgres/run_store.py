@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Final
 from uuid import UUID
 
-from everesthood.adapters.postgres import listing, rows
+from everesthood.adapters.postgres import limits, listing, rows
 from everesthood.adapters.postgres.accepts import DedupedAccepts, columns, repeated
 from everesthood.adapters.postgres.announce import Announcer
 from everesthood.adapters.postgres.batches import Batches
@@ -14,6 +14,7 @@ from everesthood.adapters.postgres.listen import RUNS, Listener
 from everesthood.adapters.postgres.pool import Connection, Database, again, sql
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import EveresthoodError, NotFound
+from everesthood.domain.limits import Denial, longest
 from everesthood.domain.runs import Run, RunId, RunRequest, after_cancel
 from everesthood.usecases.ports.record import (
     Accepted,
@@ -37,8 +38,10 @@ class PostgresRuns:
         self._database = database
         self._listener = listener
         self._announcer = Announcer(database)
-        self._accepts: Batches[RunRequest, Accepted] = Batches(self._accept)
-        self._deduped: Batches[RunRequest, Accepted] = Batches(DedupedAccepts(database, self._announcer))
+        self._accepts: Batches[RunRequest, Accepted] = Batches(self._accept, lane=_organization)
+        self._deduped: Batches[RunRequest, Accepted] = Batches(
+            DedupedAccepts(database, self._announcer), lane=_organization
+        )
 
     async def target(self, namespace: str, instance: str) -> InstanceTarget | None:
         """Return the published instance of that name."""
@@ -99,6 +102,11 @@ class PostgresRuns:
         """Return a page, newest first."""
         return await listing.page(self._database, wanted)
 
+    async def kept_back(self, run: Run) -> Denial | None:
+        """Return which limit keeps a due run back."""
+        gates, now = await limits.gates_of(self._database, run.instance_uid, run.namespace)
+        return None if now is None else longest(gates, now)
+
     async def steps(self, run: RunId) -> Sequence[StoredStep]:
         """Return the steps of a run."""
         found = await self._database.fetch("steps", run)
@@ -145,6 +153,10 @@ class PostgresRuns:
         await self._accepts.close()
         await self._deduped.close()
         await self._announcer.close()
+
+
+def _organization(request: RunRequest) -> str:
+    return request.namespace
 
 
 async def _cancel(connection: Connection, namespace: str, run: RunId, actor: str, request_id: str) -> bool:

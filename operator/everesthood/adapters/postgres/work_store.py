@@ -2,14 +2,16 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, TypedDict
 
 import msgspec
+import structlog
 
 from everesthood.adapters.postgres import rows
 from everesthood.adapters.postgres.announce import Announcer
 from everesthood.adapters.postgres.batches import Batches
+from everesthood.adapters.postgres.limits import Claims, LimitedClaims, Queue
 from everesthood.adapters.postgres.pool import Database, Row
 from everesthood.apis.wire import (
     Assignment,
@@ -22,18 +24,28 @@ from everesthood.apis.wire import (
     WorkRequest,
 )
 from everesthood.domain.errors import EveresthoodError, Invalid
+from everesthood.domain.limits import Denial
 from everesthood.domain.runs import LONGEST_RETRY_AFTER_SECONDS, RunState, after_finish
-from everesthood.usecases.ports.record import WorkerSeat
+from everesthood.usecases.ports.record import OUTLOOK_SECONDS, WorkerSeat
+
+log = structlog.get_logger(__name__)
 
 _HELD: Final = 0
 _TRANSIENT: Final = 8
 """Where an end says whether its failure may pass."""
 _LOGGED: Final = -1
+_LIMITED: Final = -2
+_AFTER_TROUBLE_SECONDS: Final = 1.0
+"""When a queue looks again whose limits could not be asked."""
 _CHANCE: Final = random.Random()  # noqa: S311 - spreads retries, guards nothing
 _STEPS: Final = msgspec.json.Decoder(tuple[StepRecord, ...])
 
-Queue = tuple[str, str]
-"""Instance uid and revision."""
+
+class Outlook(TypedDict, total=False):
+    """When a queue may have something again."""
+
+    next_due_in: float
+    denied: str
 
 
 class Call(NamedTuple):
@@ -51,7 +63,10 @@ class PostgresWork:
         self._database = database
         self._lease_seconds = lease_seconds
         self._announcer = Announcer(database)
-        self._calls: Batches[Call, WorkReply] = Batches(self._work, limit=200)
+        self._limited = LimitedClaims(database, lease_seconds=lease_seconds)
+        self._calls: Batches[Call, WorkReply] = Batches(
+            self._work, limit=200, lane=lambda call: call.seat.namespace
+        )
 
     async def work(self, seat: WorkerSeat, request: WorkRequest) -> WorkReply:
         """Write what was done and claim, together with others that come at the same time."""
@@ -74,15 +89,52 @@ class PostgresWork:
         for row in found:
             if row["k"] > 0:
                 claimed[order[row["k"] - 1]].append(row)
-        self._announcer.changed({row["id"] for row in found})
+        limited = {order[int(row["id"]) - 1] for row in found if row["k"] == _LIMITED}
+        claims = (
+            await self._claim_limited({queue: queues[queue] for queue in limited}) if limited else Claims()
+        )
+        claimed.update(claims.started)
+        changed = {row["id"] for row in found if row["k"] != _LIMITED}
+        self._announcer.changed(changed.union(row["id"] for rows in claims.started.values() for row in rows))
         shares = _share(batch, claimed)
+        due = await self._next_due(batch, shares, claims)
         return [
             WorkReply(
                 assignments=tuple(self._assignment(row) for row in share),
                 lost=tuple(_lost(call, held, logged)),
+                **_outlook(call, claims, due),
             )
             for call, share in zip(batch, shares, strict=True)
         ]
+
+    async def _claim_limited(self, wants: Mapping[Queue, int]) -> Claims:
+        """Claim for limited queues. What the batch has written and claimed by now is told in any case."""
+        try:
+            return await self._limited.claim(wants)
+        except EveresthoodError as error:
+            log.warning("limits cannot be asked", error=error.message)
+            said = Denial(level="record", seconds=_AFTER_TROUBLE_SECONDS, sentence=error.message)
+            return Claims(denials=dict.fromkeys(wants, said))
+
+    async def _next_due(
+        self, batch: Sequence[Call], shares: Sequence[Sequence[Row]], claims: Claims
+    ) -> Mapping[Queue, float]:
+        """Return when the next run of queues is due whose workers found too little and are to wait now."""
+        asking = {
+            _queue(call): None
+            for call, share in zip(batch, shares, strict=True)
+            if call.request.settle_bell and len(share) < call.request.want
+        }
+        queues = [queue for queue in asking if queue not in claims.denials]
+        if not queues:
+            return {}
+        try:
+            found = await self._database.fetch(
+                "next_due", [uid for uid, _ in queues], [revision for _, revision in queues], OUTLOOK_SECONDS
+            )
+        except EveresthoodError:
+            return {}  # the scheduler rings for what is due
+        return {queues[row["k"] - 1]: row["seconds"] for row in found}
 
     def _assignment(self, row: Row) -> Assignment:
         return Assignment(
@@ -118,6 +170,20 @@ def _columns(ends: Sequence[tuple[object, ...]]) -> list[list[object]]:
     if any(end[_TRANSIENT] for end in ends):
         return _turned(ends, _TRANSIENT + 3)
     return [*_turned([end[:_TRANSIENT] for end in ends], _TRANSIENT), [], [], []]
+
+
+def _queue(call: Call) -> Queue:
+    return call.seat.instance_uid, call.seat.revision
+
+
+def _outlook(call: Call, claims: Claims, due: Mapping[Queue, float]) -> Outlook:
+    """Return what a worker must know to come back in time."""
+    denied = claims.denials.get(_queue(call)) if call.request.want > 0 else None
+    if denied is not None:
+        return {"next_due_in": denied.seconds, "denied": denied.level}
+    if call.request.settle_bell and (seconds := due.get(_queue(call))) is not None:
+        return {"next_due_in": seconds}
+    return {}
 
 
 def _turned(table: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:

@@ -17,7 +17,7 @@ from everesthood.adapters.steps.http_step import HttpRunner, body_of
 from everesthood.adapters.steps.llm_step import ToolCall
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import StepRecord
-from everesthood.domain.errors import ExpressionFailed, OutcomeUnknown, StepFailed
+from everesthood.domain.errors import ExpressionFailed, KeyHeld, OutcomeUnknown, StepFailed
 from everesthood.domain.graph import IN_DOUBT
 from everesthood.domain.steps import HttpTool, Step
 from everesthood.usecases.execute_step import encoded
@@ -125,11 +125,23 @@ class ToolBox:
             raise OutcomeUnknown(f"tool {tool.name}: {IN_DOUBT}")
         await self._scope.journal.commit(StepRecord(name=name, state="started", started_at=time.time()))
 
+    async def _withdraw(self, step: Step, held: KeyHeld) -> None:
+        """Say of a call that was announced that it did not happen."""
+        if step.may_repeat:
+            return
+        record = StepRecord(name=step.name, state="failed", reason=held.reason, finished_at=time.time())
+        await self._scope.journal.commit(record)
+        self._scope.earlier[step.name] = record
+        self._scope.course.critical.discard(step.name)
+
     async def _answered(self, scope: Scope, tool: HttpTool) -> str:
         try:
             answer = await self._http.exchange(scope, tool.http)
         except OutcomeUnknown as error:
             raise OutcomeUnknown(f"tool {tool.name}: {error.message}") from None  # a person decides
+        except KeyHeld as error:
+            await self._withdraw(scope.step, error)
+            raise
         if answer.status in UNKNOWN:
             raise OutcomeUnknown(refused(answer, f"tool {tool.name}", may_repeat=False).message)
         told = {"status": answer.status, "body": body_of(answer)}

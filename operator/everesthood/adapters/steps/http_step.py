@@ -30,7 +30,9 @@ class HttpRunner:
         answer = await self._outbound.send(call)
         if not _is_expected(answer.status, step.expect):
             host = urlsplit(call.url).hostname or ""
-            raise refused(answer, f"{step.method} {host}", may_repeat=scope.step.may_repeat)
+            raise refused(
+                answer, f"{step.method} {host}", may_repeat=scope.step.may_repeat, credential=step.credential
+            )
         return output_of(answer)
 
     async def exchange(self, scope: Scope, step: HttpStep) -> Answer:

@@ -145,7 +145,12 @@ class LlmRunner:
         answer = await self._outbound.send(_call(question))
         if answer.status != _OK:
             host = urlsplit(question.endpoint).hostname or ""
-            raise refused(answer, f"the model at {host}", may_repeat=question.may_repeat)
+            raise refused(
+                answer,
+                f"the model at {host}",
+                may_repeat=question.may_repeat,
+                credential=question.credential,
+            )
         return _completion(answer)
 
     async def _matched(self, text: str, schema: Mapping[str, object]) -> object:

@@ -117,7 +117,7 @@ class McpSession:
             )
         )
         if not 200 <= answer.status < 300:  # noqa: PLR2004 - any success
-            raise refused(answer, self._server, may_repeat=self._may_repeat)
+            raise refused(answer, self._server, may_repeat=self._may_repeat, credential=self._credential)
         return answer
 
     def _headers(self) -> tuple[tuple[str, str], ...]:

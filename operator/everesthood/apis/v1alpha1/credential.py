@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from everesthood.apis.v1alpha1.fields import SET, HostName, Line, Model, Name, Timestamp, rules
+from everesthood.apis.v1alpha1.limits import Limits
 from everesthood.apis.v1alpha1.meta import Column, Conditions, ObjectMeta, Resource
 
 
@@ -68,6 +69,10 @@ class AgentCredentialSpec(Model):
             description="AgentInstances that may use it; empty means all in the namespace.",
         ),
     ] = []
+    limits: Annotated[
+        Limits | None,
+        Field(description="Limits of the runs of all AgentInstances that bind it, counted together."),
+    ] = None
 
 
 class AgentCredentialStatus(Model):

@@ -13,6 +13,7 @@ from everesthood.apis.v1alpha1.fields import (
     list_map,
     rules,
 )
+from everesthood.apis.v1alpha1.limits import Limits
 from everesthood.apis.v1alpha1.meta import Column, Conditions, LocalRef, ObjectMeta, Resource
 
 
@@ -136,6 +137,12 @@ class AgentInstanceSpec(Model):
         ),
     ] = []
     workers: Annotated[Workers, Field(description="How many workers run.")] = Workers()
+    limits: Annotated[
+        Limits | None,
+        Field(
+            description="Limits of this instance's runs. The template's hold as well: the stricter counts."
+        ),
+    ] = None
     suspend: Annotated[bool, Field(description="True stops new starts; accepted runs wait.")] = False
 
 

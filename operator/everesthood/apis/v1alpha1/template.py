@@ -20,6 +20,7 @@ from everesthood.apis.v1alpha1.fields import (
     list_map,
     rules,
 )
+from everesthood.apis.v1alpha1.limits import Limits
 from everesthood.apis.v1alpha1.meta import Column, Conditions, ObjectMeta, Resource
 from everesthood.apis.v1alpha1.steps import Step
 
@@ -195,6 +196,14 @@ class AgentTemplateSpec(Model):
     ] = None
     worker: Annotated[WorkerSpec, Field(description="How workers are built.")] = WorkerSpec()
     queue: Annotated[QueueSpec, Field(description="Limits of a run.")] = QueueSpec()
+    limits: Annotated[
+        Limits | None,
+        Field(
+            description=(
+                "Limits of each instance by itself. An instance can set stricter ones of its own, not looser."
+            )
+        ),
+    ] = None
     plans: Annotated[
         list[Plan],
         Field(max_length=10, json_schema_extra=list_map("name"), description="Offers."),

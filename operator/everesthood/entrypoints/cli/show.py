@@ -65,6 +65,7 @@ def run(found: Json) -> str:
         ("Run", found["id"]),
         ("Instance", f"{found['namespace']}/{found['instance']}"),
         ("State", state(found)),
+        *([("Waits for", one_line(found["waitsFor"]))] if found.get("waitsFor") else []),
         ("Revision", found["revision"] or "-"),
         ("Attempt", _attempts(found)),
         ("Accepted", found["createdAt"]),

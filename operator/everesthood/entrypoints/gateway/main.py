@@ -12,7 +12,7 @@ import uvloop
 
 from everesthood.adapters.telemetry import configure_logging, serve_health
 from everesthood.bootstrap.gateway import GatewayParts, gateway_parts
-from everesthood.domain.errors import EveresthoodError
+from everesthood.domain.errors import EveresthoodError, Unavailable
 from everesthood.entrypoints.gateway.app import Gateway
 from everesthood.entrypoints.gateway.duties import keep_observing
 from everesthood.entrypoints.gateway.routes import Parts, routes
@@ -87,6 +87,7 @@ async def run(settings: Settings) -> None:
     health = await serve_health(settings.metrics_port, live={}, ready=ready)
     async with health, gateway_parts(settings) as parts:
         await wait_for_record(parts.check_schema)
+        await _publish_limits(parts)
         waits_for.clear()
         observing = asyncio.create_task(keep_observing(parts.observe), name="observe-credentials")
         try:
@@ -95,6 +96,20 @@ async def run(settings: Settings) -> None:
         finally:
             observing.cancel()
             await asyncio.wait([observing])
+
+
+async def _publish_limits(parts: GatewayParts) -> None:
+    """Write what the installation allows before the first run starts; the record may be away again."""
+    while True:
+        try:
+            changed = await parts.publish_limits()
+        except Unavailable as error:
+            _log.warning("limits cannot be written; trying again", error=error.message)
+            await asyncio.sleep(error.retry_after_seconds)
+        else:
+            if changed:
+                _log.info("limits changed", scopes=[*changed])
+            return
 
 
 def main() -> None:

@@ -18,6 +18,10 @@ FINISHED: Final = Counter(
     "everesthood_gateway_runs_handed_in", "Attempts handed in, by outcome.", ["outcome"]
 )
 LOST: Final = Counter("everesthood_gateway_runs_lost", "Handed-in runs that another attempt held by then.")
+DENIED: Final = Counter(
+    "everesthood_gateway_claims_denied", "Claims that a limit kept short, by its level.", ["level"]
+)
+HELD: Final = Counter("everesthood_gateway_credentials_held", "Times that a provider asked to wait.")
 OBSERVED: Final = Counter("everesthood_gateway_credentials_observed", "Looks at credentials.", ["reason"])
 OBSERVED_AT: Final = Gauge(
     "everesthood_gateway_credentials_observed_timestamp_seconds", "When credentials were last looked at."

@@ -8,6 +8,7 @@ import msgspec
 
 from everesthood.apis import wire
 from everesthood.entrypoints.gateway import metrics
+from everesthood.usecases.hold_credential import hold_credential
 from everesthood.usecases.lease_credential import lease_credential
 from everesthood.usecases.lease_queue import Broker, lease_queue
 from everesthood.usecases.ports.bell import Bell
@@ -55,6 +56,7 @@ def routes(parts: Parts) -> Mapping[tuple[str, str], Route]:
         ("GET", wire.PROGRAM_PATH): Route(serve=served.program),
         ("POST", wire.QUEUE_PATH): Route(serve=served.queue),
         ("POST", wire.LEASE_PATH): Route(serve=served.lease, decoder=_decoder(wire.LeaseRequest)),
+        ("POST", wire.HOLD_PATH): Route(serve=served.hold, decoder=_decoder(wire.HoldRequest)),
     }
 
 
@@ -75,6 +77,8 @@ class _Served:
             metrics.FINISHED.labels(end.outcome).inc()
         metrics.CLAIMED.inc(len(reply.assignments))
         metrics.LOST.inc(len(reply.lost))
+        if reply.denied:
+            metrics.DENIED.labels(reply.denied).inc()
         return reply
 
     async def heartbeat(self, call: Call) -> wire.HeartbeatReply:
@@ -87,6 +91,14 @@ class _Served:
 
     async def queue(self, call: Call) -> wire.QueueLease:
         return await lease_queue(store=self._parts.store, broker=self._parts.broker, seat=call.seat)
+
+    async def hold(self, call: Call) -> wire.HoldReply:
+        request = cast("wire.HoldRequest", call.message)
+        held = await hold_credential(
+            store=self._parts.store, seat=call.seat, slot=request.slot, seconds=request.seconds
+        )
+        metrics.HELD.inc()
+        return held
 
     async def lease(self, call: Call) -> wire.CredentialLease:
         return await lease_credential(

@@ -144,6 +144,9 @@ class RunView(RunSummary):
 class RunDetail(RunView):
     """A run with its steps."""
 
+    waits_for: Annotated[
+        str, Field(description="Limit that keeps the run back at this moment, for people; empty for none.")
+    ] = ""
     steps: Annotated[list[StepView], Field(description="In the order in which they were written.")]
 
 
@@ -254,7 +257,7 @@ def view(run: Run) -> RunJson:
 
 def detail(run: Run, steps: Sequence[StoredStep]) -> RunJson:
     """Return a run as RunDetail."""
-    return {**view(run), "steps": [step_view(step) for step in steps]}
+    return {**view(run), "waitsFor": run.waits_for, "steps": [step_view(step) for step in steps]}
 
 
 def replayed(done: Replayed) -> RunJson:

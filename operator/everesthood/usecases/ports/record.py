@@ -3,12 +3,16 @@
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from everesthood.apis.wire import HeartbeatReply, HeartbeatRequest, WorkReply, WorkRequest
+from everesthood.domain.limits import Denial, Shared
 from everesthood.domain.runs import Run, RunId, RunRequest, RunState
 from everesthood.domain.schedules import Schedule
 from everesthood.usecases.ports.registry import PublishedCredential, PublishedInstance, PublishedRevision
+
+OUTLOOK_SECONDS: Final = 60.0
+"""How far ahead a waiting worker is told of the next due run; it looks again sooner than that anyway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +149,10 @@ class RunStore(Protocol):
         """
         ...
 
+    async def kept_back(self, run: Run) -> Denial | None:
+        """Return which limit keeps a due run back at this moment, None when none does."""
+        ...
+
     async def steps(self, run: RunId) -> Sequence[StoredStep]:
         """Return the steps of a run in the order in which they were written."""
         ...
@@ -170,7 +178,11 @@ class WorkStore(Protocol):
     """Runs, for the gateway."""
 
     async def work(self, seat: WorkerSeat, request: WorkRequest) -> WorkReply:
-        """Write what was done, then claim, in one transaction. Stale fences are ignored and named."""
+        """Write what was done, then claim, in one transaction. Stale fences are ignored and named.
+
+        Queues that something limits claim in a transaction of their own after it. The reply says when to
+        come back to a worker that a limit kept back, or that settled its bell and found too little.
+        """
         ...
 
     async def heartbeat(self, seat: WorkerSeat, request: HeartbeatRequest) -> HeartbeatReply:
@@ -282,6 +294,14 @@ class GatewayStore(Protocol):
 
     async def queue_ready(self, uid: str) -> bool:
         """Return whether the instance's broker user exists."""
+        ...
+
+    async def hold_credential(self, namespace: str, name: str, seconds: float) -> None:
+        """Start no run of any instance that binds the credential for so long; holds are never shortened."""
+        ...
+
+    async def publish_limits(self, shared: Shared) -> Sequence[str]:
+        """Write what the installation allows, as far as it differs; return the scopes that changed."""
         ...
 
     async def audit(self, entry: AuditEntry) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from everesthood.domain.limits import UNLIMITED, Limits
 from everesthood.domain.schedules import Schedule
 
 
@@ -26,6 +27,9 @@ class PublishedInstance:
     """Credential slot → name of the AgentCredential."""
     suspended: bool = False
     schedules: tuple[Schedule, ...] = ()
+    limits: Limits = UNLIMITED
+    template_limits: Limits = UNLIMITED
+    """Those that the current revision of the template sets for each of its instances."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,7 @@ class PublishedCredential:
     secret_key: str
     hosts: tuple[str, ...]
     allowed_instances: tuple[str, ...]
+    limits: Limits = UNLIMITED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,8 @@ from everesthood.apis.wire import (
     CredentialLease,
     HeartbeatReply,
     HeartbeatRequest,
+    HoldReply,
+    HoldRequest,
     Program,
     QueueLease,
     StepRecord,
@@ -44,6 +46,10 @@ class Gateway(Protocol):
 
     async def lease(self, slot: str) -> CredentialLease:
         """Return the credential bound to a slot."""
+        ...
+
+    async def hold(self, request: HoldRequest) -> HoldReply:
+        """Hold the credential bound to a slot for all who use it."""
         ...
 
 

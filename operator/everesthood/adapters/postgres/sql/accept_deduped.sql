@@ -93,7 +93,7 @@ with asked as (
     select namespace, requested_by, 'run.debounce', 'run/' || run_id, request_id from replaced
 )
 select a.id::text as id, coalesce(s.run_id, a.id)::text as run, f.id is null as repeated, null::bytea as digest,
-       case when f.id is null or a.mode = 'debounce' or l.suspended then null else l.current_revision end as revision,
+       case when f.id is null or l.suspended then null else l.current_revision end as revision,
        a.key is null or (a.instance_uid, a.key) in (select instance_uid, key from keyed) as keyed,
        exists (select from replaced where replaced.id = a.id) as changed
 from open a join live l on l.uid = a.instance_uid

@@ -30,7 +30,7 @@ with done as (
         where r.id = q.id and r.fence = q.fence and r.instance_uid = q.instance_uid and r.state = 1
         limit 1 for update) h
 ), ended as (  -- `again` is what after_failure and retry_pause of domain/runs.py say
-    select h.id, d.output, h.cancel_requested and d.state_if_cancelled = 5 as obeyed, f.again, f.due_at,
+    select h.id, d.output, d.wait, h.cancel_requested and d.state_if_cancelled = 5 as obeyed, f.again, f.due_at,
            case when f.again then 0 when h.cancel_requested then d.state_if_cancelled else d.state end as state,
            (d.state = 4)::int as failed,
            d.reason, d.message, h.reason as cancel_reason, h.message as cancel_message
@@ -52,7 +52,8 @@ with done as (
         output = case when e.state = 3 then e.output::json end,
         reason = case when e.obeyed then coalesce(e.cancel_reason, 'Cancelled') else e.reason end,
         message = case when e.obeyed then e.cancel_message else e.message end,
-        due_at = case when e.again then e.due_at when e.state = 0 then now() else r.due_at end,
+        due_at = case when e.again then e.due_at
+                      when e.state = 0 then now() + coalesce(e.wait, 0) * interval '1 second' else r.due_at end,
         lease_until = null,
         finished_at = case when e.state <> 0 then now() end
     from ended e where r.id = e.id
@@ -76,20 +77,23 @@ with done as (
     returning run_id, (select r.instance_uid from run r where r.id = run_id) as instance_uid
 ), wants as (
     select w.k, w.instance_uid, w.revision, w.n,
-           coalesce(i.current_revision = w.revision, false) and not i.suspended as takes_new
+           coalesce(i.current_revision = w.revision, false) and not i.suspended as takes_new,
+           exists (select from run_limit l
+                   where l.scope = any(i.scopes)
+                     and (l.concurrency is not null or l.runs is not null or l.held_until > now())) as is_limited
     from unnest($30::text[], $31::text[], $32::int[]) with ordinality w(instance_uid, revision, n, k)
     join instance i on i.uid = w.instance_uid and i.deleted_at is null
 ), claimed as materialized (
     select x.id, w.k, w.revision from wants w cross join lateral (
         select id from run r
-        where w.takes_new and r.instance_uid = w.instance_uid and r.state = 0 and r.due_at <= now()
+        where w.takes_new and not w.is_limited and r.instance_uid = w.instance_uid and r.state = 0 and r.due_at <= now()
           and (r.expires_at is null or r.expires_at > now() or r.started_at is not null)
           and (r.revision is null or r.revision = w.revision)
         order by r.priority, r.due_at, r.id limit w.n for update skip locked) x
     union all
     select x.id, w.k, w.revision from wants w cross join lateral (
         select id from run r
-        where not w.takes_new and r.instance_uid = w.instance_uid and r.state = 0 and r.due_at <= now()
+        where not w.takes_new and not w.is_limited and r.instance_uid = w.instance_uid and r.state = 0 and r.due_at <= now()
           and (r.expires_at is null or r.expires_at > now() or r.started_at is not null)
           and r.revision = w.revision
         order by r.priority, r.due_at, r.id limit w.n for update skip locked) x
@@ -117,4 +121,8 @@ union all
 select 0, id::text, instance_uid, fence, null, null, null, null, 0::smallint, now(), null from held
 union all
 select -1, run_id::text, instance_uid, 0, null, null, null, null, 0::smallint, now(), null from (select distinct run_id, instance_uid from logged) l
+union all  -- queues that a limit may keep back: what of them may start is decided after this
+select -2, k::text, instance_uid, 0, null, null, null, null, 0::smallint, now(), null from wants w
+where is_limited and exists (
+    select from run r where r.instance_uid = w.instance_uid and r.state = 0 and r.due_at <= now())
 order by 1, 9, 10, 2
