@@ -24,13 +24,24 @@ from tests.support.record import (
 
 from everesthood.apis.wire import Assignment, Checkpoint, Finish, HeartbeatRequest, WorkReply, WorkRequest
 from everesthood.domain.errors import EveresthoodError
+from everesthood.domain.limits import UNLIMITED, Limits, Rate
 from everesthood.domain.run_ids import uuid7
 from everesthood.domain.runs import FINAL, Dedupe, Run, RunId, RunRetry
 from everesthood.usecases.ports.record import RunFilter
 
 pytestmark = pytest.mark.contract
 _START = datetime(2026, 1, 1, tzinfo=UTC)
-_TABLES = ("instance", "run", "run_label", "step", "run_log", "idempotency", "audit")
+_TABLES = (
+    "instance",
+    "run",
+    "run_label",
+    "step",
+    "run_log",
+    "idempotency",
+    "audit",
+    "run_limit",
+    "kept_back",
+)
 REVISIONS = st.sampled_from(["r1", "r2"])
 DEDUPES = [
     None,
@@ -39,6 +50,14 @@ DEDUPES = [
     Dedupe(key="k", mode="throttle", seconds=58),
     Dedupe(key="k", mode="debounce", seconds=7),
 ]
+LIMITS = st.sampled_from(
+    [
+        UNLIMITED,
+        UNLIMITED,
+        Limits(concurrency=2),
+        Limits(rate=Rate(runs=7, period_seconds=100, burst=2)),  # no sum of ages meets its interval
+    ]
+)
 OUTCOMES = st.sampled_from(["succeeded", "failed", "ambiguous", "cancelled", "released"])
 
 
@@ -160,11 +179,19 @@ class RecordMachine(RuleBasedStateMachine):
     def rescue(self) -> None:
         self.do(lambda record: record.clock.rescue())
 
-    @rule(revision=REVISIONS, suspended=st.booleans())
-    def publish(self, revision, suspended) -> None:
+    @rule(seconds=st.sampled_from([3.0, 17.0]))
+    def hold_credential(self, seconds) -> None:
+        self.do(lambda record: record.gateway.hold_credential("acme", "model-key", seconds))
+
+    @rule(revision=REVISIONS, suspended=st.booleans(), limits=LIMITS)
+    def publish(self, revision, suspended, limits) -> None:
         self.generation += 1
         self.instance = replace(
-            INSTANCE, generation=self.generation, current_revision=revision, suspended=suspended
+            INSTANCE,
+            generation=self.generation,
+            current_revision=revision,
+            suspended=suspended,
+            limits=limits,
         )
         self.do(lambda record: record.registry.publish_instance(self.instance))
 
@@ -198,7 +225,7 @@ def _plain(answer: object) -> object:
         case list() | tuple():
             plain: object = [_plain(one) for one in answer]
         case WorkReply():
-            plain = [_plain(answer.assignments), answer.lost]
+            plain = [_plain(answer.assignments), answer.lost, answer.denied]
         case Assignment():
             plain = (answer.run, answer.fence, answer.attempt, bytes(answer.input), _names(answer.steps))
         case Run():

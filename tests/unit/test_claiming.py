@@ -116,7 +116,7 @@ def test_an_alarm_at_this_very_moment_is_no_storm() -> None:
     claiming = Claiming(0.0)
     waiting(claiming, next_due_in=0.0)
 
-    assert claiming.pause(1.0) == POLL_SECONDS
+    assert claiming.pause(1.0) == pytest.approx(POLL_SECONDS)
 
 
 def test_who_was_denied_waits_for_as_long_as_the_limit_says() -> None:

@@ -166,8 +166,8 @@ class PostgresWork:
 
 
 def _columns(ends: Sequence[tuple[object, ...]]) -> list[list[object]]:
-    """Return ends as columns, the last three empty where no end is a failure that may pass."""
-    if any(end[_TRANSIENT] for end in ends):
+    """Return ends as columns, the last three empty where none is a failure that may pass or asks to wait."""
+    if any(end[_TRANSIENT] or end[_TRANSIENT + 1] is not None for end in ends):
         return _turned(ends, _TRANSIENT + 3)
     return [*_turned([end[:_TRANSIENT] for end in ends], _TRANSIENT), [], [], []]
 
