@@ -54,7 +54,7 @@ LIMITS = st.sampled_from(
     [
         UNLIMITED,
         UNLIMITED,
-        Limits(concurrency=2),
+        Limits(concurrency=1),
         Limits(rate=Rate(runs=7, period_seconds=100, burst=2)),  # no sum of ages meets its interval
     ]
 )
@@ -83,16 +83,16 @@ class RecordMachine(RuleBasedStateMachine):
         assert _plain(twin) == _plain(real)
         return real
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(limits=LIMITS)
+    def start(self, limits) -> None:
         self.memory = memory_harness()
         self.count = 0
         self.generation = 1
-        self.instance = INSTANCE
+        self.instance = replace(INSTANCE, limits=limits)
         self.given: list[Assignment] = []
         self.final: dict[str, object] = {}
         self.runner.run(self._wipe())
-        self.do(lambda record: record.registry.publish_instance(INSTANCE))
+        self.do(lambda record: record.registry.publish_instance(self.instance))
 
     async def _wipe(self) -> None:
         assert self.postgres.database is not None
