@@ -24,7 +24,6 @@ from tests.support.record import (
 
 from everesthood.apis.wire import Assignment, Checkpoint, Finish, HeartbeatRequest, WorkReply, WorkRequest
 from everesthood.domain.errors import EveresthoodError
-from everesthood.domain.limits import UNLIMITED, Limits, Rate
 from everesthood.domain.run_ids import uuid7
 from everesthood.domain.runs import FINAL, Dedupe, Run, RunId, RunRetry
 from everesthood.usecases.ports.record import RunFilter
@@ -50,14 +49,6 @@ DEDUPES = [
     Dedupe(key="k", mode="throttle", seconds=58),
     Dedupe(key="k", mode="debounce", seconds=7),
 ]
-LIMITS = st.sampled_from(
-    [
-        UNLIMITED,
-        UNLIMITED,
-        Limits(concurrency=1),
-        Limits(rate=Rate(runs=7, period_seconds=100, burst=2)),  # no sum of ages meets its interval
-    ]
-)
 OUTCOMES = st.sampled_from(["succeeded", "failed", "ambiguous", "cancelled", "released"])
 
 
@@ -83,16 +74,16 @@ class RecordMachine(RuleBasedStateMachine):
         assert _plain(twin) == _plain(real)
         return real
 
-    @initialize(limits=LIMITS)
-    def start(self, limits) -> None:
+    @initialize()
+    def start(self) -> None:
         self.memory = memory_harness()
         self.count = 0
         self.generation = 1
-        self.instance = replace(INSTANCE, limits=limits)
+        self.instance = INSTANCE
         self.given: list[Assignment] = []
         self.final: dict[str, object] = {}
         self.runner.run(self._wipe())
-        self.do(lambda record: record.registry.publish_instance(self.instance))
+        self.do(lambda record: record.registry.publish_instance(INSTANCE))
 
     async def _wipe(self) -> None:
         assert self.postgres.database is not None
@@ -179,19 +170,11 @@ class RecordMachine(RuleBasedStateMachine):
     def rescue(self) -> None:
         self.do(lambda record: record.clock.rescue())
 
-    @rule(seconds=st.sampled_from([3.0, 17.0]))
-    def hold_credential(self, seconds) -> None:
-        self.do(lambda record: record.gateway.hold_credential("acme", "model-key", seconds))
-
-    @rule(revision=REVISIONS, suspended=st.booleans(), limits=LIMITS)
-    def publish(self, revision, suspended, limits) -> None:
+    @rule(revision=REVISIONS, suspended=st.booleans())
+    def publish(self, revision, suspended) -> None:
         self.generation += 1
         self.instance = replace(
-            INSTANCE,
-            generation=self.generation,
-            current_revision=revision,
-            suspended=suspended,
-            limits=limits,
+            INSTANCE, generation=self.generation, current_revision=revision, suspended=suspended
         )
         self.do(lambda record: record.registry.publish_instance(self.instance))
 
@@ -225,7 +208,7 @@ def _plain(answer: object) -> object:
         case list() | tuple():
             plain: object = [_plain(one) for one in answer]
         case WorkReply():
-            plain = [_plain(answer.assignments), answer.lost, answer.denied]
+            plain = [_plain(answer.assignments), answer.lost]
         case Assignment():
             plain = (answer.run, answer.fence, answer.attempt, bytes(answer.input), _names(answer.steps))
         case Run():
