@@ -11,6 +11,8 @@ from tests.support.helm import CHART, ROOT, HelmFailed, Object, helm, render
 from tests.support.pods import pods
 
 from everesthood.bootstrap.installation import site_of
+from everesthood.bootstrap.limits import shared_limits
+from everesthood.domain.limits import Limits, OrganizationLimits, Rate, Shared
 from everesthood.settings import Settings, variable_of
 
 TEMPLATES = sorted(p for p in (CHART / "templates").rglob("*") if p.is_file() and p.parent.name != "crds")
@@ -34,6 +36,9 @@ def test_the_chart_passes_lint():
         ('egress.blockedCIDRs=["everything"]', "blockedCIDRs"),
         ('organizations=["Acme Inc"]', "organizations"),
         ("admission.timeoutSeconds=60", "timeoutSeconds"),
+        ("limits.platform.concurency=5", "concurency"),
+        ("limits.organization.concurrency=0", "concurrency"),
+        ('limits.organizations={"acme":{"rate":{"burst":2}}}', "runs"),
         ('extraEnv=[{"name":"A","valueFrom":{}}]', "extraEnv"),
     ],
 )
@@ -55,6 +60,30 @@ def test_what_is_missing_is_said_in_a_sentence(settings: tuple[str, ...], senten
     """An installation without a store fails before anything is created, and says what to set."""
     with pytest.raises(HelmFailed, match=sentence):
         render(*settings)
+
+
+def test_the_gateway_understands_the_limits_of_the_chart():
+    """What the values allow reaches the gateway as it reads it."""
+    objects = render(
+        "limits.platform.concurrency=100",
+        "limits.organization.rate.runs=10",
+        'limits.organizations={"acme":{"concurrency":50,"weight":3}}',
+    )
+
+    assert shared_limits(_env(objects, "gateway")["EVERESTHOOD_LIMITS"]) == Shared(
+        platform=Limits(concurrency=100),
+        organization=OrganizationLimits(rate=Rate(runs=10, period_seconds=60)),
+        organizations={"acme": OrganizationLimits(concurrency=50, weight=3)},
+    )
+
+
+def _env(objects: list[Object], component: str) -> dict[str, str]:
+    named = (pod for owner, pod in pods(objects) if owner == f"Deployment/everesthood-{component}")
+    return {
+        variable["name"]: variable.get("value", "")
+        for container in next(named)["containers"]
+        for variable in container.get("env", [])
+    }
 
 
 def test_every_setting_that_the_chart_passes_exists(objects: list[Object]):

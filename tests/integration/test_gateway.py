@@ -22,6 +22,7 @@ from everesthood.apis import wire
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Forbidden, NotFound, Unauthenticated
 from everesthood.domain.runs import RunState
+from everesthood.entrypoints.gateway import metrics
 from everesthood.entrypoints.gateway.app import BODY_BYTES, Gateway
 from everesthood.entrypoints.gateway.routes import Parts, routes
 from everesthood.usecases.lease_queue import Broker
@@ -169,6 +170,20 @@ async def test_a_credential_is_lent_and_never_stored_on_the_way(door: Door):
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-request-id"] == "req-7"
     assert ("worker/pod-1", "credential.lease", "agentcredential/model-key") in await door.record.audited()
+
+
+async def test_a_provider_that_asks_to_wait_holds_the_credential(door: Door):
+    """After the worker told of it, claims of the instance are denied until then; the counter says by which level."""
+    await door.record.accept()
+    before = metrics.DENIED.labels("credential")._value.get()
+
+    answer = await door.send(wire.HOLD_PATH, wire.HoldRequest(slot="model", seconds=30))
+    reply = await door.work(want=1)
+
+    assert (answer.status_code, answer.json()) == (200, {"seconds": 30.0})
+    assert (reply.assignments, reply.denied) == ((), "credential")
+    assert reply.next_due_in == pytest.approx(30, abs=1)
+    assert metrics.DENIED.labels("credential")._value.get() == before + 1
 
 
 async def test_a_value_is_in_no_log(door: Door, caplog, capsys):

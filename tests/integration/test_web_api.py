@@ -7,11 +7,12 @@ import json
 import pytest
 from pydantic import TypeAdapter
 from tests.support.postgres import Databases, postgres_url
-from tests.support.web import EVERYTHING, REVISION, UIDS, Stores, running_api, until
+from tests.support.web import EVERYTHING, REVISION, UIDS, Stores, publish, running_api, until
 
 from everesthood.adapters.memory import MemoryRegistry, MemoryRuns, MemoryWork, Record
 from everesthood.adapters.postgres import Database, Listener, PostgresRegistry, PostgresRuns, PostgresWork
 from everesthood.domain.access import REQUIRED
+from everesthood.domain.limits import Limits, Rate
 from everesthood.entrypoints.web import schemas
 
 pytestmark = pytest.mark.integration
@@ -79,6 +80,22 @@ async def test_an_accepted_run_is_there_and_rings_its_queue(api):
     found = shaped(schemas.RunDetail, shown)
     assert (found["id"], found["requestId"], found["steps"]) == (made["id"], "my.id-1", [])
     assert api.bell.waiting[UIDS["acme", "summarizer"], REVISION] == 1
+
+
+async def test_a_run_that_a_limit_keeps_back_says_so(api):
+    """A due run is shown with the limit that it waits for, as long as it does."""
+    made = (await api.start()).json()
+    url = api.url(f"runs/{made['id']}")
+    before = shaped(schemas.RunDetail, await api.client.get(url))
+    hourly = Limits(rate=Rate(runs=1, period_seconds=3600))
+    await publish(api.stores.registry, limits=hourly)
+    await api.claim()
+    waits = (await api.start("next")).json()
+
+    after = shaped(schemas.RunDetail, await api.client.get(api.url(f"runs/{waits['id']}")))
+
+    assert before["waitsFor"] == ""
+    assert after["waitsFor"] == "the instance's limit of 1 start in 3600 s is reached"
 
 
 async def test_a_finished_run_shows_its_steps_and_output(api):

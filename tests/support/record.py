@@ -201,7 +201,9 @@ async def postgres_harness(url: str, *, size: int = 10) -> AsyncIterator[Harness
                 "update run_limit set next_at = next_at - $1::interval, held_until = held_until - $1",
                 timedelta(seconds=seconds),
             )
-            await connection.execute("update kept_back set at = at - $1::interval", timedelta(seconds=seconds))
+            await connection.execute(
+                "update kept_back set at = at - $1::interval", timedelta(seconds=seconds)
+            )
             await connection.execute(
                 "update credential set observed_at = observed_at - $1::interval", timedelta(seconds=seconds)
             )

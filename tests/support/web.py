@@ -19,6 +19,7 @@ from everesthood.adapters.languages import Languages
 from everesthood.adapters.memory.bell import MemoryBell
 from everesthood.apis import wire
 from everesthood.apis.names import API_PREFIX
+from everesthood.domain.limits import UNLIMITED, Limits
 from everesthood.domain.schedules import Missed, Overlap, Schedule
 from everesthood.entrypoints.web.main import make_server
 from everesthood.entrypoints.web.parts import Parts
@@ -127,7 +128,7 @@ async def until(happened: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def publish(registry: Registry) -> None:
+async def publish(registry: Registry, limits: Limits = UNLIMITED) -> None:
     """Publish two instances that can run, of two organisations, and one that cannot yet."""
     for (namespace, name), uid in UIDS.items():
         spec = json.dumps(TEMPLATE).encode()
@@ -145,6 +146,7 @@ async def publish(registry: Registry) -> None:
                 current_revision=None if name == "young" else REVISION,
                 config=b"{}",
                 schedules=(DAILY,),
+                limits=limits,
             )
         )
 

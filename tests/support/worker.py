@@ -232,6 +232,7 @@ class FakeGateway:
         self.beat_failures: deque[EveresthoodError] = deque()
         self.refuse: Callable[[wire.WorkRequest], str | None] = lambda _: None
         self.after_call: Callable[[wire.WorkRequest], None] = lambda _: None
+        self.outlook: Callable[[wire.WorkReply, wire.WorkRequest], wire.WorkReply] = lambda reply, _: reply
         self.lease_seconds = lease_seconds
         self.keep_requests = True
         self._numbers = itertools.count(1)
@@ -271,6 +272,9 @@ class FakeGateway:
     async def lease(self, slot: str) -> wire.CredentialLease:
         raise Refused(f"no credential for {slot}")
 
+    async def hold(self, request: wire.HoldRequest) -> wire.HoldReply:
+        return wire.HoldReply(seconds=request.seconds)
+
     async def work(self, request: wire.WorkRequest) -> wire.WorkReply:
         if self.keep_requests:
             self.requests.append(request)
@@ -283,7 +287,7 @@ class FakeGateway:
         assignments = tuple(self._claim(request.want))
         self.after_call(request)
         self._changed.set()
-        return wire.WorkReply(assignments=assignments, lost=tuple(lost))
+        return self.outlook(wire.WorkReply(assignments=assignments, lost=tuple(lost)), request)
 
     def _write(self, request: wire.WorkRequest) -> list[str]:
         lost = []

@@ -117,6 +117,14 @@ def test_a_run_is_shown_with_its_steps():
         assert part in text
 
 
+def test_a_run_that_waits_for_a_limit_says_for_which():
+    """The sentence of the API stands with the state; without one there is no such line."""
+    waits = RUN | {"state": "queued", "waitsFor": "the instance's limit of 2 runs at once is reached"}
+
+    assert "the instance's limit of 2 runs at once is reached" in show.run(waits)
+    assert "Waits for" not in show.run(RUN)
+
+
 @given(st.text())
 def test_no_log_can_drive_a_terminal(text):
     """Escape sequences, bells and reversed writing of a run's own text come out as replacement characters."""

@@ -8,7 +8,8 @@ import pytest
 from everesthood.adapters.memory import MemoryClock, MemoryGateway, MemoryRegistry, Record
 from everesthood.apis.reasons import Reason
 from everesthood.domain.broker import broker_password
-from everesthood.domain.errors import Forbidden, NotFound, Unavailable
+from everesthood.domain.errors import Forbidden, Invalid, NotFound, Unavailable
+from everesthood.usecases.hold_credential import hold_credential
 from everesthood.usecases.lease_credential import lease_credential
 from everesthood.usecases.lease_queue import Broker, lease_queue
 from everesthood.usecases.observe_credentials import observe_credentials
@@ -234,3 +235,33 @@ async def test_a_namespace_that_is_not_enrolled_is_told_so(case):
     case.vault.error = Forbidden("no", Reason.NAMESPACE_NOT_ENROLLED)
 
     assert await case.observe() == {"NamespaceNotEnrolled": 1}
+
+
+async def test_a_credential_is_held_for_all_who_bind_it(case):
+    """The worker names its slot; the record holds the credential, for an hour at the most."""
+    store = case.store
+    held = await hold_credential(store=store, seat=SEAT, slot="model", seconds=7)
+    long = await hold_credential(store=store, seat=SEAT, slot="model", seconds=1e9)
+
+    until = case.record.limits["credential/acme/key"].held_until
+    assert (held.seconds, long.seconds) == (7, 3600)
+    assert 3590 < (until - case.record.now()).total_seconds() <= 3600
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+async def test_a_hold_is_for_a_length_of_time(case, seconds):
+    """What is none is refused, and nothing is held."""
+    with pytest.raises(Invalid, match="seconds"):
+        await hold_credential(store=case.store, seat=SEAT, slot="model", seconds=seconds)
+    assert case.record.limits == {}
+
+
+async def test_nobody_holds_a_credential_that_is_not_theirs(case):
+    """A slot that is not bound, and a credential that is for other instances, are refused as for a lease."""
+    await case.registry.publish_credential(
+        replace(CREDENTIAL, generation=2, allowed_instances=("somebody-else",))
+    )
+    for slot, error in (("crm", NotFound), ("model", Forbidden)):
+        with pytest.raises(error):
+            await hold_credential(store=case.store, seat=SEAT, slot=slot, seconds=5)
+    assert case.record.limits == {}

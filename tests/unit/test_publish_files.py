@@ -4,6 +4,7 @@ from everesthood.adapters.languages import Languages
 from everesthood.adapters.manifests import documents
 from everesthood.adapters.memory import MemoryRegistry, Record
 from everesthood.domain import manifests
+from everesthood.domain.limits import Limits, Rate
 from everesthood.usecases.publish_files import publish_files, wanted
 
 FILES = """
@@ -80,3 +81,19 @@ async def test_a_change_is_a_new_revision_of_the_same_instance():
 
     assert before.instances[0].uid == after.instances[0].uid
     assert before.instances[0].current_revision != after.instances[0].current_revision
+
+
+def test_limits_of_all_three_kinds_are_published():
+    """An instance comes with its own limits and its template's, a credential with its own."""
+    files = FILES.replace("  displayName: Echo", "  displayName: Echo\n  limits: {concurrency: 9}")
+    files = files.replace(
+        "{templateRef: {name: echo}, cred", "{templateRef: {name: echo}, limits: {rate: {runs: 3}}, cred"
+    )
+    files = files.replace("spec: {type: Bearer,", "spec: {type: Bearer, limits: {concurrency: 2},")
+
+    new = wanted(read(files), generation=1)
+
+    (instance,) = new.instances
+    assert instance.limits == Limits(rate=Rate(runs=3, period_seconds=60))
+    assert instance.template_limits == Limits(concurrency=9)
+    assert new.credentials[0].limits == Limits(concurrency=2)

@@ -13,6 +13,7 @@ from everesthood.apis import names
 from everesthood.apis.reasons import ConditionType, Reason
 from everesthood.domain import conditions
 from everesthood.domain.errors import Unavailable
+from everesthood.domain.limits import Limits, Rate
 from everesthood.domain.observed import Key, Kind, Live
 from everesthood.domain.workers import Site
 from everesthood.usecases import parse
@@ -647,6 +648,21 @@ async def test_a_credential_shows_what_the_gateway_saw(world: World):
     world.cluster.took()
     await world.pass_over(CREDENTIAL)
     assert world.cluster.took() == []
+
+
+async def test_limits_are_published_with_what_they_are_of(world: World):
+    """An instance is published with its own limits and those of the revision that serves, a credential with its own."""
+    world.template(limits={"concurrency": 9})
+    world.instance(limits={"rate": {"runs": 3}})
+    world.credential(limits={"concurrency": 2})
+    await world.settle()
+    await world.pass_over(CREDENTIAL)
+
+    published = world.record.instances["uid-hello"].published
+    (credential,) = world.record.credentials.values()
+    assert published.limits == Limits(rate=Rate(runs=3, period_seconds=60))
+    assert published.template_limits == Limits(concurrency=9)
+    assert credential.published.limits == Limits(concurrency=2)
 
 
 async def test_a_credential_that_breaks_a_rule_is_withdrawn(world: World):

@@ -151,6 +151,69 @@ async def test_work_that_comes_between_the_last_poll_and_the_settling_is_found()
         await gateway.until(lambda: bool(late) and gateway.rows[late[0]].finish is not None, seconds=2)
 
 
+async def test_a_run_that_is_due_later_starts_on_time_without_a_bell() -> None:
+    """Told at the settling of the bell when the next run is due, an idle worker claims it then."""
+    gateway = FakeGateway()
+    loop = asyncio.get_running_loop()
+    due_at, started = loop.time() + 0.6, []
+
+    def outlook(reply: Any, request: Any) -> Any:
+        if not request.settle_bell or gateway.rows:
+            return reply
+        return msgspec.structs.replace(reply, next_due_in=due_at - loop.time())
+
+    async def act(given: Assignment, _: Any) -> Finish:
+        started.append(loop.time())
+        return succeeded(given)
+
+    gateway.outlook = outlook
+    async with Serving(gateway, act):
+        await gateway.until(lambda: any(r.settle_bell for r in gateway.requests))
+        quiet = len(gateway.requests)
+        loop.call_at(due_at, gateway.add)
+        await gateway.until(lambda: bool(started), seconds=5)
+
+    assert started[0] - due_at < 0.1
+    assert len([r for r in gateway.requests if r.want]) - quiet <= 8
+
+
+async def test_a_worker_that_a_limit_keeps_back_asks_again_when_it_may() -> None:
+    """One denied call, then none until the time that the limit said, and no attempt burnt."""
+    gateway = FakeGateway()
+    loop = asyncio.get_running_loop()
+    free_at, asked = loop.time() + 0.4, []
+
+    def outlook(reply: Any, request: Any) -> Any:
+        if request.want == 0 or loop.time() >= free_at:
+            return reply
+        asked.append(loop.time())
+        return msgspec.structs.replace(reply, next_due_in=free_at - loop.time(), denied="instance")
+
+    gateway.outlook = outlook
+    async with Serving(gateway, ACT):
+        loop.call_at(free_at, gateway.add)
+        await gateway.until(lambda: bool(gateway.rows), seconds=5)
+        await gateway.until_over()
+
+    assert len(asked) == 1
+    assert gateway.rows["run-1"].attempt == 1
+
+
+async def test_who_hands_a_run_in_for_later_asks_when_it_is_due() -> None:
+    """Nobody rings for a retry, so the worker that handed it in settles its bell once more."""
+    gateway = FakeGateway()
+
+    async def act(given: Assignment, _: Any) -> Finish:
+        await gateway.until(lambda: any(r.settle_bell for r in gateway.requests))
+        return Finish(run=given.run, fence=given.fence, outcome="failed", transient=True)
+
+    gateway.add(1)
+    async with Serving(gateway, act, slots=2):
+        await gateway.until_over()
+        handed_in = next(n for n, r in enumerate(gateway.requests) if r.finished)
+        await gateway.until(lambda: any(r.settle_bell for r in gateway.requests[handed_in + 1 :]), seconds=2)
+
+
 async def test_waking_before_and_after_the_worker_lives_does_nothing() -> None:
     """A bell at any moment is harmless."""
     gateway = FakeGateway()
