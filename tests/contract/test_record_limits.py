@@ -353,3 +353,19 @@ async def test_an_alarm_is_only_for_who_may_claim(record: Harness):
     suspended = await record.work.work(seat(), asks)
 
     assert (old.next_due_in, suspended.next_due_in) == (None, None)
+
+
+async def test_nobody_is_rung_for_what_is_held(record: Harness):
+    """The repair of bells leaves queues alone whose credential is held, and rings once the hold is over."""
+    await publish(record)
+    await publish(record, "uid-c", bindings={})
+    await accept(record, 1)
+    await accept(record, 1, "uid-c")
+    await record.gateway.hold_credential("acme", "model-key", 30)
+    await record.age(5)
+
+    held = {bell.instance_uid for bell in await record.clock.due_bells(2)}
+    await record.age(26)
+
+    assert held == {"uid-c"}
+    assert {bell.instance_uid for bell in await record.clock.due_bells(2)} == {"uid-a", "uid-c"}

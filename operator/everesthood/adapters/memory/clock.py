@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 
-from everesthood.adapters.memory import schedules
+from everesthood.adapters.memory import limits, schedules
 from everesthood.adapters.memory.record import Record, RunRow
 from everesthood.domain.runs import Next, RunState, after_deadline, after_lease_expiry, after_waiting
 from everesthood.usecases.ports.record import DueBell, Fired, QueueOwner
@@ -66,7 +66,7 @@ class MemoryClock:
 
     def _bell(self, row: RunRow) -> DueBell | None:
         instance = self._record.live(row.request.instance_uid)
-        if instance is None:
+        if instance is None or limits.is_held(self._record, instance):
             return None
         fresh = None if instance.published.suspended else instance.published.current_revision
         revision = row.revision or fresh

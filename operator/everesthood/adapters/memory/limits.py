@@ -89,6 +89,12 @@ def hold(record: Record, namespace: str, name: str, seconds: float) -> None:
     row.held_until = until if row.held_until is None else max(until, row.held_until)
 
 
+def is_held(record: Record, instance: InstanceRow) -> bool:
+    """Return whether a credential that the instance binds is held."""
+    rows = (record.limits.get(scope) for scope in _scopes(instance))
+    return any(row and row.held_until and row.held_until > record.now() for row in rows)
+
+
 def kept_back(record: Record, uid: str) -> Denial | None:
     """Return which limit keeps the instance's runs back at this moment."""
     instance = record.instances.get(uid)
