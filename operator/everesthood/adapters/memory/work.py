@@ -2,12 +2,14 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from everesthood.adapters.memory.record import Record, RunRow
+from everesthood.adapters.memory.record import ApprovalRow, Record, RunRow
 from everesthood.apis.wire import (
+    Ask,
     Assignment,
     Checkpoint,
     Finish,
@@ -18,7 +20,7 @@ from everesthood.apis.wire import (
     WorkReply,
     WorkRequest,
 )
-from everesthood.domain.runs import Next, RunId, RunState, after_failure, after_finish, retry_pause
+from everesthood.domain.runs import Approval, Next, RunId, RunState, after_failure, after_finish, retry_pause
 from everesthood.usecases.ports.record import StoredLine, StoredStep, WorkerSeat
 
 
@@ -82,11 +84,23 @@ class MemoryWork:
         becomes = after_finish(
             finish.outcome, finish.reason, finish.message, cancel_requested=row.cancel_requested
         )
+        for ask in finish.asks:
+            self._ask(row, ask)
+        if becomes.state is RunState.WAITING:
+            if row.answered:
+                becomes = replace(becomes, state=RunState.QUEUED)
+            row.answered = False
         if becomes.state is RunState.SUCCEEDED:
             row.output = bytes(finish.output)
         elif becomes.state is RunState.DEAD and finish.transient and not row.cancel_requested:
             becomes = self._after_failure(row, finish, becomes)
         self._record.end(row, becomes)
+
+    def _ask(self, row: RunRow, ask: Ask) -> None:
+        now = self._record.now()
+        deadline = now + timedelta(seconds=ask.deadline_seconds)
+        made = Approval(step=ask.step, message=ask.message, asked_at=now, deadline_at=deadline)
+        row.approvals.setdefault(ask.step, ApprovalRow(open=made, on_reject=ask.on_reject))
 
     def _after_failure(self, row: RunRow, finish: Finish, failed: Next) -> Next:
         retry, ends = row.request.retry, row.deadline_at
@@ -103,7 +117,7 @@ class MemoryWork:
     def _due(self, seat: WorkerSeat) -> list[RunRow]:
         """Return what this worker may claim: its own revision's runs; new ones only on the current."""
         instance = self._record.live(seat.instance_uid)
-        if instance is None:
+        if instance is None or not self._record.hands_out(instance):
             return []
         published, now = instance.published, self._record.now()
         takes_new = published.current_revision == seat.revision and not published.suspended
