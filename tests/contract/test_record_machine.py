@@ -30,7 +30,17 @@ from everesthood.usecases.ports.record import RunFilter
 
 pytestmark = pytest.mark.contract
 _START = datetime(2026, 1, 1, tzinfo=UTC)
-_TABLES = ("instance", "run", "run_label", "step", "run_log", "idempotency", "audit")
+_TABLES = (
+    "instance",
+    "run",
+    "run_label",
+    "step",
+    "run_log",
+    "idempotency",
+    "audit",
+    "approval",
+    "stopped_organization",
+)
 REVISIONS = st.sampled_from(["r1", "r2"])
 DEDUPES = [
     None,

@@ -12,7 +12,7 @@ from tests.support.kubectl import FakeKubectl
 from tests.support.postgres import free_port
 from tests.support.web import Stores, running_api
 
-from everesthood.adapters.memory import MemoryRegistry, MemoryRuns, MemoryWork, Record
+from everesthood.adapters.memory import MemoryControl, MemoryRegistry, MemoryRuns, MemoryWork, Record
 
 pytestmark = pytest.mark.integration
 
@@ -45,7 +45,12 @@ async def cli(*words, stdin=b"", program="from everesthood.entrypoints.cli.main 
 @pytest.fixture
 async def api():
     record = Record()
-    stores = Stores(runs=MemoryRuns(record), work=MemoryWork(record), registry=MemoryRegistry(record))
+    stores = Stores(
+        runs=MemoryRuns(record),
+        work=MemoryWork(record),
+        registry=MemoryRegistry(record),
+        control=MemoryControl(record),
+    )
     async with running_api(stores, heartbeat_seconds=0.2) as running:
         yield running
 

@@ -115,6 +115,7 @@ async def door(database_url: str) -> AsyncIterator[Door]:
             bell=bell,
             secrets=kubernetes,
             broker=Broker(host="redis", port=6379, tls=False, bell_key=b"k" * 32),
+            cancellations=record.cancellations,
             internal_hosts=frozenset({"standin:8080"}),
         )
         seat = SeatWorker(identities=kubernetes, owners=kubernetes, store=record.gateway)

@@ -9,8 +9,15 @@ from pydantic import TypeAdapter
 from tests.support.postgres import Databases, postgres_url
 from tests.support.web import EVERYTHING, REVISION, UIDS, Stores, running_api, until
 
-from everesthood.adapters.memory import MemoryRegistry, MemoryRuns, MemoryWork, Record
-from everesthood.adapters.postgres import Database, Listener, PostgresRegistry, PostgresRuns, PostgresWork
+from everesthood.adapters.memory import MemoryControl, MemoryRegistry, MemoryRuns, MemoryWork, Record
+from everesthood.adapters.postgres import (
+    Database,
+    Listener,
+    PostgresControl,
+    PostgresRegistry,
+    PostgresRuns,
+    PostgresWork,
+)
 from everesthood.domain.access import REQUIRED
 from everesthood.entrypoints.web import schemas
 
@@ -31,7 +38,12 @@ async def postgres_stores(databases):
     listener = Listener(database)
     runs, work = PostgresRuns(database, listener), PostgresWork(database)
     try:
-        yield Stores(runs=runs, work=work, registry=PostgresRegistry(database, listener))
+        yield Stores(
+            runs=runs,
+            work=work,
+            registry=PostgresRegistry(database, listener),
+            control=PostgresControl(database),
+        )
     finally:
         await runs.close()
         await work.close()
@@ -44,7 +56,12 @@ async def api(request):
     async with contextlib.AsyncExitStack() as stack:
         if request.param == "memory":
             record = Record()
-            stores = Stores(runs=MemoryRuns(record), work=MemoryWork(record), registry=MemoryRegistry(record))
+            stores = Stores(
+                runs=MemoryRuns(record),
+                work=MemoryWork(record),
+                registry=MemoryRegistry(record),
+                control=MemoryControl(record),
+            )
         else:
             databases = request.getfixturevalue("databases")
             stores = await stack.enter_async_context(postgres_stores(databases))
@@ -564,7 +581,12 @@ async def test_the_documentation_is_open_and_self_contained(api):
 async def test_a_down_record_accepts_nothing():
     """PostgreSQL away: 503 with Retry-After for every operation; when it is back, everything goes on."""
     record = Record()
-    stores = Stores(runs=MemoryRuns(record), work=MemoryWork(record), registry=MemoryRegistry(record))
+    stores = Stores(
+        runs=MemoryRuns(record),
+        work=MemoryWork(record),
+        registry=MemoryRegistry(record),
+        control=MemoryControl(record),
+    )
     async with running_api(stores) as api:
         record.down = True
         answer = await api.start()
@@ -586,7 +608,9 @@ async def test_a_defect_is_a_problem_too(monkeypatch, caplog):
         raise ZeroDivisionError("secret detail")
 
     monkeypatch.setattr(runs, "list", broken)
-    stores = Stores(runs=runs, work=MemoryWork(record), registry=MemoryRegistry(record))
+    stores = Stores(
+        runs=runs, work=MemoryWork(record), registry=MemoryRegistry(record), control=MemoryControl(record)
+    )
     async with running_api(stores) as api:
         answer = await api.client.get(api.url("runs"))
 
@@ -612,7 +636,12 @@ async def test_ids_are_no_labels_of_metrics(api):
 async def test_a_stopping_server_ends_streams_at_once():
     """A rolling update does not wait for those who follow a log."""
     record = Record()
-    stores = Stores(runs=MemoryRuns(record), work=MemoryWork(record), registry=MemoryRegistry(record))
+    stores = Stores(
+        runs=MemoryRuns(record),
+        work=MemoryWork(record),
+        registry=MemoryRegistry(record),
+        control=MemoryControl(record),
+    )
     async with asyncio.timeout(5), running_api(stores) as api:
         run = (await api.start()).json()["id"]
         following = asyncio.create_task(follow(api, run))

@@ -37,6 +37,8 @@ _TABLES = (
     "idempotency",
     "audit",
     "schedule",
+    "approval",
+    "stopped_organization",
 )
 _WIPE = ";".join(f"delete from {table}" for table in _TABLES)
 _COUNTER = itertools.count()

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from everesthood.adapters.postgres import Database, PostgresGateway, PostgresWork, check_schema
+from everesthood.adapters.postgres import (
+    Database,
+    Listener,
+    PostgresCancellations,
+    PostgresGateway,
+    PostgresWork,
+    check_schema,
+)
 from everesthood.adapters.redis import RedisBell
 from everesthood.adapters.redis import connect as connect_redis
 from everesthood.bootstrap.connections import open_database, redis_address
@@ -16,6 +23,7 @@ from everesthood.settings import Settings
 from everesthood.usecases.lease_queue import Broker
 from everesthood.usecases.observe_credentials import observe_credentials
 from everesthood.usecases.ports.bell import Bell
+from everesthood.usecases.ports.control import Cancellations
 from everesthood.usecases.ports.identity import Secrets
 from everesthood.usecases.seat_worker import SeatWorker
 
@@ -32,6 +40,7 @@ class GatewayParts:
     bell: Bell
     secrets: Secrets
     broker: Broker
+    cancellations: Cancellations
     seat: SeatWorker
     observe: Callable[[float], Awaitable[Mapping[str, int]]]
 
@@ -60,6 +69,8 @@ async def gateway_parts(settings: Settings) -> AsyncIterator[GatewayParts]:
         stack.push_async_callback(bell.aclose)
         around = await stack.enter_async_context(surroundings(settings))
         store = PostgresGateway(database)
+        listener = Listener(database)
+        stack.push_async_callback(listener.close)
         yield GatewayParts(
             database=database,
             work=work,
@@ -67,6 +78,7 @@ async def gateway_parts(settings: Settings) -> AsyncIterator[GatewayParts]:
             bell=bell,
             secrets=around.secrets,
             broker=broker,
+            cancellations=PostgresCancellations(listener),
             seat=SeatWorker(
                 identities=around.identities,
                 owners=around.owners,

@@ -39,7 +39,7 @@ class MemoryControl:
             )
             settled = settle(question, said, self._record.now())
             if settled is None:
-                return ()
+                return []
             answer(self._record, row, asked, settled, by=said.actor)
             action = "run.approve" if said.approved else "run.reject"
             self._audit(said.namespace, said.actor, action, run_target(said.run, said.step), said.request_id)

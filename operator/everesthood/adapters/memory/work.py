@@ -84,8 +84,9 @@ class MemoryWork:
         becomes = after_finish(
             finish.outcome, finish.reason, finish.message, cancel_requested=row.cancel_requested
         )
+        now = self._record.now()
         for ask in finish.asks:
-            self._ask(row, ask)
+            _ask(row, ask, now)
         if becomes.state is RunState.WAITING:
             if row.answered:
                 becomes = replace(becomes, state=RunState.QUEUED)
@@ -95,12 +96,6 @@ class MemoryWork:
         elif becomes.state is RunState.DEAD and finish.transient and not row.cancel_requested:
             becomes = self._after_failure(row, finish, becomes)
         self._record.end(row, becomes)
-
-    def _ask(self, row: RunRow, ask: Ask) -> None:
-        now = self._record.now()
-        deadline = now + timedelta(seconds=ask.deadline_seconds)
-        made = Approval(step=ask.step, message=ask.message, asked_at=now, deadline_at=deadline)
-        row.approvals.setdefault(ask.step, ApprovalRow(open=made, on_reject=ask.on_reject))
 
     def _after_failure(self, row: RunRow, finish: Finish, failed: Next) -> Next:
         retry, ends = row.request.retry, row.deadline_at
@@ -171,6 +166,13 @@ class MemoryWork:
                 if row.cancel_requested:
                     cancel.append(mine.run)
             return HeartbeatReply(lost=tuple(lost), cancel=tuple(cancel))
+
+
+def _ask(row: RunRow, ask: Ask, now: datetime) -> None:
+    """Keep a question as it was asked first."""
+    deadline = now + timedelta(seconds=ask.deadline_seconds)
+    made = Approval(step=ask.step, message=ask.message, asked_at=now, deadline_at=deadline)
+    row.approvals.setdefault(ask.step, ApprovalRow(open=made, on_reject=ask.on_reject))
 
 
 def _time(seconds: float) -> datetime | None:

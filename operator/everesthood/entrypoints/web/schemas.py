@@ -11,7 +11,9 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from everesthood.domain.runs import DedupeMode, Run, RunState
+from everesthood.domain.doubts import Answer
+from everesthood.domain.queues import QueueView, Stop
+from everesthood.domain.runs import Approval, DedupeMode, Run, RunState
 from everesthood.domain.schedules import Missed, Overlap
 from everesthood.usecases.ports.record import StoredLine, StoredSchedule, StoredStep
 from everesthood.usecases.replay_runs import Replayed
@@ -81,6 +83,92 @@ class ReplayPage(_Shape):
     next: Annotated[str | None, Field(description="Cursor of the next page.")] = None
 
 
+class ApprovalWish(_Shape):
+    """An answer to what a run asks."""
+
+    approved: Annotated[bool, Field(description="Yes or no.")] = True
+    comment: Annotated[str, Field(max_length=1000, description="Why, for whoever looks later.")] = ""
+
+
+class ResolutionWish(_Shape):
+    """What became of a step whose outcome is unknown."""
+
+    outcome: Annotated[
+        Answer,
+        Field(
+            description=(
+                "done: it took effect, and the run goes on behind it. repeat: do it again."
+                " giveUp: the run ends as dead."
+            )
+        ),
+    ]
+    step: Annotated[
+        str | None,
+        Field(
+            description="Step as the run shows it, such as `pay` or `loop[2].pay`; may be left out for one."
+        ),
+    ] = None
+    output: Annotated[Any, Field(description="With done: the step's output; at most 256 KiB.")] = None
+    comment: Annotated[str, Field(max_length=1000, description="Why, for whoever looks later.")] = ""
+
+
+class StopWish(_Shape):
+    """How an organisation is to be stopped."""
+
+    message: Annotated[str, Field(max_length=1000, description="Why; whoever is refused may see it.")] = ""
+    runs: Annotated[Literal["cancel", "finish"], Field(description="What becomes of those that run.")] = (
+        "cancel"
+    )
+
+
+class PauseView(_Shape):
+    """Who paused a queue."""
+
+    at: Annotated[datetime, Field(description="Since when.")]
+    by: Annotated[str, Field(description="Kubernetes user.")]
+
+
+class StopView(_Shape):
+    """Who stopped an organisation."""
+
+    at: Annotated[datetime, Field(description="Since when.")]
+    by: Annotated[str, Field(description="Kubernetes user.")]
+    message: Annotated[str, Field(description="Why.")]
+    runs: Annotated[Literal["cancel", "finish"], Field(description="What became of those that ran.")]
+
+
+class QueueShape(_Shape):
+    """The queue of an AgentInstance. Three stops, each by itself: suspended, paused, stopped."""
+
+    namespace: Annotated[str, Field(description="The organisation's namespace.")]
+    instance: Annotated[str, Field(description="Name of the AgentInstance.")]
+    suspended: Annotated[bool, Field(description="spec.suspend, the owner's intent: nothing new starts.")]
+    paused: Annotated[PauseView | None, Field(description="Somebody holds this queue.")] = None
+    stopped: Annotated[StopView | None, Field(description="Somebody stopped the organisation.")] = None
+    current_revision: Annotated[str | None, Field(description="Revision that new runs start on.")] = None
+    due: Annotated[int, Field(description="Runs that could start now; of more than 100,000 no more is said.")]
+    later: Annotated[int, Field(description="Runs whose time is still to come.")]
+    running: Annotated[int, Field(description="Runs that workers hold.")]
+    waiting: Annotated[int, Field(description="Runs that wait for a person.")]
+    oldest_due_at: Annotated[datetime | None, Field(description="Since when the first of them waits.")] = None
+
+
+class QueueList(_Shape):
+    """The queues of a namespace."""
+
+    stopped: Annotated[StopView | None, Field(description="Somebody stopped the organisation.")] = None
+    items: Annotated[list[QueueShape], Field(description="By name.")]
+
+
+class ApprovalView(_Shape):
+    """A question that waits for a person."""
+
+    step: Annotated[str, Field(description="Step that asks.")]
+    message: Annotated[str, Field(description="What is to be approved.")]
+    asked_at: Annotated[datetime, Field(description="When it was asked first.")]
+    deadline_at: Annotated[datetime, Field(description="When the step fails if nobody has answered.")]
+
+
 class StepView(_Shape):
     """A step of a run."""
 
@@ -119,6 +207,10 @@ class RunSummary(_Shape):
         datetime | None, Field(description="When it expires if nobody has started it by then.")
     ] = None
     replay_of: Annotated[str | None, Field(description="The run that it replays.")] = None
+    replayed_by: Annotated[str | None, Field(description="The latest run that replays it.")] = None
+    approvals: Annotated[
+        list[ApprovalView], Field(description="What it asks people, while it is not over.")
+    ] = []
     template: Annotated[str | None, Field(description="Name of the instance's template.")] = None
     labels: Annotated[dict[str, str], Field(description="As they were given.")] = {}
     cancel_requested: Annotated[bool, Field(description="Its worker was told to stop.")]
@@ -218,6 +310,10 @@ class ProblemView(_Shape):
     problems: Annotated[list[FieldProblem], Field(description="The fields at fault.")] = []
 
 
+BY_HAND = (RunWish, ReplayWish, ApprovalWish, ResolutionWish, StopWish, ProblemView)
+"""Shapes that FastAPI does not see, since bodies are read and refusals written by hand."""
+
+
 def summary(run: Run) -> RunJson:
     """Return a run as RunSummary."""
     return {
@@ -234,6 +330,8 @@ def summary(run: Run) -> RunJson:
         "priority": run.priority,
         "expiresAt": run.expires_at,
         "replayOf": run.replay_of,
+        "replayedBy": run.replayed_by,
+        "approvals": [approval_view(asked) for asked in run.approvals],
         "template": run.template,
         "labels": run.labels,
         "cancelRequested": run.cancel_requested,
@@ -245,6 +343,41 @@ def summary(run: Run) -> RunJson:
         "startedAt": run.started_at,
         "finishedAt": run.finished_at,
     }
+
+
+def approval_view(asked: Approval) -> RunJson:
+    """Return a question as ApprovalView."""
+    return {
+        "step": asked.step,
+        "message": asked.message,
+        "askedAt": asked.asked_at,
+        "deadlineAt": asked.deadline_at,
+    }
+
+
+def queue_view(found: QueueView) -> RunJson:
+    """Return a queue as QueueShape."""
+    return {
+        "namespace": found.namespace,
+        "instance": found.instance,
+        "suspended": found.suspended,
+        "paused": None if found.pause is None else {"at": found.pause.at, "by": found.pause.by},
+        "stopped": stop_view(found.stop),
+        "currentRevision": found.current_revision,
+        "due": found.due,
+        "later": found.later,
+        "running": found.running,
+        "waiting": found.waiting,
+        "oldestDueAt": found.oldest_due_at,
+    }
+
+
+def stop_view(found: Stop | None) -> RunJson | None:
+    """Return a stop as StopView."""
+    if found is None:
+        return None
+    runs = "cancel" if found.cancels else "finish"
+    return {"at": found.at, "by": found.by, "message": found.message, "runs": runs}
 
 
 def view(run: Run) -> RunJson:
