@@ -47,8 +47,8 @@ async def decide(
 
     The same answer again is well; another one is a conflict.
     """
-    body = await bodies.read(request, bodies.ApprovalBody)
     found = await find_run(call.parts.runs, call.namespace, run, call.instance)
+    body = await bodies.read(request, bodies.ApprovalBody)
     said = Decision(
         namespace=call.namespace,
         run=found.id,
@@ -79,8 +79,8 @@ async def resolve(
 
     The run goes on once no step is in doubt, on its own revision and with all of its time.
     """
-    body = await bodies.read(request, bodies.ResolutionBody)
     found = await find_run(call.parts.runs, call.namespace, run, call.instance)
+    body = await bodies.read(request, bodies.ResolutionBody)
     said = Resolution(
         namespace=call.namespace,
         run=found.id,
