@@ -61,23 +61,24 @@ class MemoryClock:
     async def expire_approvals(self) -> int:
         """End questions whose deadline passed."""
         with self._record.reach():
-            now, found = self._record.now(), 0
-            for row in self._record.rows.values():
-                for asked in row.approvals.values():
-                    if asked.verdict is not None or asked.open.deadline_at > now or row.state in FINAL:
-                        continue
-                    settled = settle_unanswered(row.state, asked.open.step)
-                    answer(self._record, row, asked, settled, by=SCHEDULER)
-                    self._record.audit.append(
-                        AuditEntry(
-                            namespace=row.request.namespace,
-                            actor=SCHEDULER,
-                            action="run.approval-expire",
-                            target=run_target(row.request.id, asked.open.step),
-                        )
-                    )
-                    found += 1
-            return found
+            return sum([self._expire(row) for row in self._record.rows.values()])
+
+    def _expire(self, row: RunRow) -> int:
+        now, found = self._record.now(), 0
+        for asked in sorted(row.approvals.values(), key=lambda one: one.open.step):
+            if asked.verdict is not None or asked.open.deadline_at > now:
+                continue
+            if row.state in FINAL:
+                del row.approvals[asked.open.step]
+                continue
+            answer(self._record, row, asked, settle_unanswered(row.state, asked.open.step), by=SCHEDULER)
+            target = run_target(row.request.id, asked.open.step)
+            entry = AuditEntry(
+                namespace=row.request.namespace, actor=SCHEDULER, action="run.approval-expire", target=target
+            )
+            self._record.audit.append(entry)
+            found += 1
+        return found
 
     async def cancel_stopped(self) -> int:
         """Cancel what runs in organisations whose stop says so."""

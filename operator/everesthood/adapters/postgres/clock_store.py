@@ -68,7 +68,7 @@ class PostgresClock:
             runs = await again(self._expire_batch)
             self._announcer.changed(runs)
             ended += len(runs)
-            if len(runs) < _BATCH:
+            if not runs:  # of each run, a batch has one question
                 return ended
 
     async def _expire_batch(self) -> list[str]:
