@@ -91,6 +91,9 @@ class _Attempt:
                 if self._ended is not None:
                     self._settle(await self._under_way.wind_down())
                     raise self._ended
+        except asyncio.CancelledError as cancelled:
+            self._settle(await self._under_way.abandon(*cancelled.args[:1]))
+            raise
         finally:
             self._settle(await self._under_way.abandon())
         left = [step.name for step in self._steps if step.name not in self._values]
