@@ -1,6 +1,5 @@
 """The record for tests: the twin in memory and PostgreSQL behind one face, with time that can be moved."""
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -145,7 +144,6 @@ class Harness:
     move: Callable[[float], object]
     audit: Callable[[], object]
     database: Database | None = None
-    listener: Listener | None = None
 
     async def age(self, seconds: float) -> None:
         """Let everything be older by so many seconds."""
@@ -173,13 +171,6 @@ class Harness:
 
     async def heartbeat(self, *held: Assignment) -> HeartbeatReply:
         return await self.work.heartbeat(seat(), HeartbeatRequest(held=tuple(hold(one) for one in held)))
-
-    async def listening(self) -> None:
-        """Wait until whoever listens would hear what is told from now on."""
-        await asyncio.sleep(0)
-        if self.listener is not None:
-            await self.listener.ready()
-            await asyncio.sleep(0)
 
     async def listed(self, wanted: RunFilter) -> list[Run]:
         """Return the runs of one page."""
@@ -272,7 +263,6 @@ async def postgres_harness(url: str, *, size: int = 10) -> AsyncIterator[Harness
             move=move,
             audit=audit,
             database=database,
-            listener=listener,
         )
     finally:
         for store in (runs, work, clock, registry, control):
