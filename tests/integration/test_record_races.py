@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 from tests.support.record import (
@@ -141,14 +140,15 @@ async def test_an_accept_that_meets_a_stop_is_refused(record: Harness, dedupe: D
 
 
 async def test_an_instance_published_beside_a_stop_is_stopped(record: Harness):
-    """Whichever commits first: a new instance is no way around an incident."""
-    newer = replace(INSTANCE, uid="uid-n", name="newer")
+    """A stop waits for what is being published, for a new instance is no way around an incident."""
     async with record.database.transaction() as connection:
-        await connection.execute("lock table instance in share row exclusive mode")
-        await connection.fetchrow(sql("stop"), "acme", "ada", "", True, "r")
-        publishing = asyncio.create_task(record.registry.publish_instance(newer))
-        await _blocked(record, publishing)
-    await publishing
+        await connection.execute(
+            "insert into instance (uid, namespace, name, generation, template, service_account,"
+            " current_revision, config) values ('uid-n', 'acme', 'newer', 1, 't', 's', 'r1', '{}')"
+        )
+        stopping = asyncio.create_task(record.control.stop("acme", ADA, message="", cancels=True))
+        await _blocked(record, stopping)
+    await stopping
 
     with pytest.raises(Conflict):
         await record.accept(instance="newer", instance_uid="uid-n")
