@@ -191,6 +191,7 @@ def test_silence_is_a_no_with_its_own_reason() -> None:
         (["a", "b"], "repeat", None, None, ["a", "b"], True),
         ([], "repeat", None, None, [], True),
         (["loop[1].pay", "loop[10].pay"], "repeat", "loop[1].pay", None, ["loop[1].pay"], False),
+        (["pay", "payback"], "repeat", "payback", None, ["payback"], False),
     ],
 )
 def test_a_doubt_is_resolved(doubts, answer, step, done, forgotten, goes_on) -> None:
