@@ -25,9 +25,7 @@ _PAGE = 200
 
 def approve(  # noqa: PLR0913 - Typer reads options from arguments
     context: typer.Context,
-    run: Annotated[
-        str, typer.Argument(metavar="[RUN]", help="Id of the run; without it, what waits is listed.")
-    ] = "",
+    run: Annotated[str, typer.Argument(help="Id of the run; without it, what waits is listed.")] = "",
     *,
     namespace: Namespace = "",
     instance: Instance = "",
