@@ -284,3 +284,20 @@ async def test_a_worker_is_told_of_a_cancellation_while_it_waits(door: Door):
     assert not other.done()
     other.cancel()
     await asyncio.wait({other})
+
+
+async def test_a_gateway_that_ends_lets_go_of_who_only_waits(door: Door):
+    """A call that waits is answered at once, and so is one that comes before the door is closed."""
+    hints = door.record.cancellations
+    while (await await_cancellation(hints, seat(), 0.2)).changed:
+        pass  # a connection that is new tells everybody
+    watching = asyncio.create_task(await_cancellation(hints, seat(), 60))
+    done, _ = await asyncio.wait({watching}, timeout=0.2)
+
+    hints.release()
+
+    async with asyncio.timeout(3):
+        assert (await watching, await await_cancellation(hints, seat(), 60)) == (
+            wire.WatchReply(changed=True),
+        ) * 2
+    assert done == set()

@@ -23,7 +23,6 @@ from everesthood.settings import Settings
 from everesthood.usecases.lease_queue import Broker
 from everesthood.usecases.observe_credentials import observe_credentials
 from everesthood.usecases.ports.bell import Bell
-from everesthood.usecases.ports.control import Cancellations
 from everesthood.usecases.ports.identity import Secrets
 from everesthood.usecases.seat_worker import SeatWorker
 
@@ -40,7 +39,7 @@ class GatewayParts:
     bell: Bell
     secrets: Secrets
     broker: Broker
-    cancellations: Cancellations
+    cancellations: PostgresCancellations
     seat: SeatWorker
     observe: Callable[[float], Awaitable[Mapping[str, int]]]
 

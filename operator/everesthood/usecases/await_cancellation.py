@@ -9,7 +9,7 @@ from everesthood.usecases.ports.control import Cancellations
 from everesthood.usecases.ports.record import WorkerSeat
 
 WATCH_SECONDS: Final = 5.0
-"""Short, so that a gateway that stops waits for nobody."""
+"""Shorter than what clients and proxies take for a dead connection."""
 
 
 async def await_cancellation(

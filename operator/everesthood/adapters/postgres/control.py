@@ -153,9 +153,18 @@ class PostgresCancellations:
     def __init__(self, listener: Listener) -> None:
         """Use the process's listener."""
         self._listener = listener
+        self._is_released = False
+
+    def release(self) -> None:
+        """Let everybody go who waits, now and later: the process is about to end."""
+        self._is_released = True
+        self._listener.wake(CANCELS)
 
     async def of(self, instance_uid: str) -> AsyncIterator[None]:
         """Yield whenever a running run of the instance may have been cancelled."""
+        if self._is_released:
+            yield
+            return
         async with aclosing(self._listener.subscribe(CANCELS, instance_uid)) as told:
             async for _ in told:
                 yield

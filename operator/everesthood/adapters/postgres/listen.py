@@ -78,6 +78,11 @@ class Listener:
         """Wait until the server listens for us."""
         await self._listening.wait()
 
+    def wake(self, channel: str) -> None:
+        """Tell all subscriptions of a channel to look."""
+        for subscription in self._subscriptions[channel]:
+            subscription.tell([EVERYTHING])
+
     async def close(self) -> None:
         """Stop listening."""
         if self._task is not None:
