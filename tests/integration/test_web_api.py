@@ -20,7 +20,7 @@ from everesthood.adapters.postgres import (
 )
 from everesthood.apis import wire
 from everesthood.domain.access import REQUIRED
-from everesthood.entrypoints.web import schemas
+from everesthood.entrypoints.web import control_schemas, schemas
 
 pytestmark = pytest.mark.integration
 NOWHERE = "019aaaaa-aaaa-7aaa-8aaa-aaaaaaaaaaaa"
@@ -871,12 +871,14 @@ async def test_a_queue_is_paused_and_resumed(api):
     paused = await api.client.post(api.url("instances/summarizer/queue/pause"))
     await api.start()
     claimed = (await api.worker(want=1)).assignments
-    shown = shaped(schemas.QueueShape, await api.client.get(api.url("instances/summarizer/queue")))
-    listed = shaped(schemas.QueueList, await api.client.get(api.url("queues")))
+    shown = shaped(control_schemas.QueueShape, await api.client.get(api.url("instances/summarizer/queue")))
+    listed = shaped(control_schemas.QueueList, await api.client.get(api.url("queues")))
     api.bell.lose_everything()
-    resumed = shaped(schemas.QueueShape, await api.client.post(api.url("instances/summarizer/queue/resume")))
+    resumed = shaped(
+        control_schemas.QueueShape, await api.client.post(api.url("instances/summarizer/queue/resume"))
+    )
 
-    assert shaped(schemas.QueueShape, paused)["paused"]["by"] == "ada"
+    assert shaped(control_schemas.QueueShape, paused)["paused"]["by"] == "ada"
     assert (claimed, shown["due"], shown["paused"]["by"]) == ((), 1, "ada")
     assert (shown["suspended"], shown["stopped"], listed["stopped"]) == (False, None, None)
     assert [(one["instance"], bool(one["paused"])) for one in listed["items"]] == [
@@ -897,12 +899,12 @@ async def test_an_organisation_is_stopped_and_started(api):
     stop = await api.client.post(api.url("stop"), json={"message": "a leak"})
     refusal = await api.start()
     running = (await api.client.get(api.url(f"runs/{held.run}"))).json()
-    queues = shaped(schemas.QueueList, await api.client.get(api.url("queues")))
+    queues = shaped(control_schemas.QueueList, await api.client.get(api.url("queues")))
     claimed = (await api.worker(want=1)).assignments
     api.bell.lose_everything()
-    started = shaped(schemas.QueueList, await api.client.post(api.url("start")))
+    started = shaped(control_schemas.QueueList, await api.client.post(api.url("start")))
 
-    found = shaped(schemas.StopView, stop)
+    found = shaped(control_schemas.StopView, stop)
     assert (found["by"], found["message"], found["runs"]) == ("ada", "a leak", "cancel")
     refused(refusal, 409, "OrganizationStopped")
     assert (running["cancelRequested"], running["reason"]) == (True, "OrganizationStopped")

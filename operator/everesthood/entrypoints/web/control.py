@@ -7,7 +7,7 @@ from fastapi.responses import Response
 
 from everesthood.domain.approvals import Decision
 from everesthood.domain.doubts import Resolution
-from everesthood.entrypoints.web import bodies, schemas
+from everesthood.entrypoints.web import bodies, control_schemas, schemas
 from everesthood.entrypoints.web.guard import Call, guard, guard_of_instance, guard_of_namespace
 from everesthood.entrypoints.web.routes import RunPath, answered, operation, problems, router
 from everesthood.usecases.control_queue import pause_queue, resume_queue, show_queue
@@ -101,7 +101,7 @@ async def resolve(
     "/queues",
     "listQueues",
     summary="List queues",
-    response_model=schemas.QueueList,
+    response_model=control_schemas.QueueList,
     responses=problems(),
 )
 async def list_queues(call: Annotated[Call, Depends(guard("listQueues"))]) -> Response:
@@ -109,7 +109,10 @@ async def list_queues(call: Annotated[Call, Depends(guard("listQueues"))]) -> Re
     control = call.parts.control
     found = await control.queues(call.namespace, call.instance or None)
     stop = await control.stopped(call.namespace)
-    shown = {"stopped": schemas.stop_view(stop), "items": [schemas.queue_view(queue) for queue in found]}
+    shown = {
+        "stopped": control_schemas.stop_view(stop),
+        "items": [control_schemas.queue_view(queue) for queue in found],
+    }
     return answered(shown)
 
 
@@ -118,13 +121,13 @@ async def list_queues(call: Annotated[Call, Depends(guard("listQueues"))]) -> Re
     "/instances/{name}/queue",
     "getQueue",
     summary="Show a queue",
-    response_model=schemas.QueueShape,
+    response_model=control_schemas.QueueShape,
     responses=problems(404),
 )
 async def get_queue(call: Annotated[Call, Depends(guard_of_instance("getQueue"))]) -> Response:
     """Show the queue of an AgentInstance: what holds it and what is in it."""
     found = await show_queue(call.parts.control, call.namespace, call.instance)
-    return answered(schemas.queue_view(found))
+    return answered(control_schemas.queue_view(found))
 
 
 @operation(
@@ -132,13 +135,13 @@ async def get_queue(call: Annotated[Call, Depends(guard_of_instance("getQueue"))
     "/instances/{name}/queue/pause",
     "pauseQueue",
     summary="Pause a queue",
-    response_model=schemas.QueueShape,
+    response_model=control_schemas.QueueShape,
     responses=problems(404),
 )
 async def pause(call: Annotated[Call, Depends(guard_of_instance("pauseQueue"))]) -> Response:
     """Hand nothing out any more: runs are accepted and wait, those that run go on."""
     now = await pause_queue(call.parts.control, call.namespace, call.instance, _actor(call))
-    return answered(schemas.queue_view(now))
+    return answered(control_schemas.queue_view(now))
 
 
 @operation(
@@ -146,14 +149,14 @@ async def pause(call: Annotated[Call, Depends(guard_of_instance("pauseQueue"))])
     "/instances/{name}/queue/resume",
     "resumeQueue",
     summary="Resume a queue",
-    response_model=schemas.QueueShape,
+    response_model=control_schemas.QueueShape,
     responses=problems(404),
 )
 async def resume(call: Annotated[Call, Depends(guard_of_instance("resumeQueue"))]) -> Response:
     """Hand out again; workers are woken at once."""
     parts = call.parts
     now = await resume_queue(parts.control, parts.bell, call.namespace, call.instance, _actor(call))
-    return answered(schemas.queue_view(now))
+    return answered(control_schemas.queue_view(now))
 
 
 @operation(
@@ -161,7 +164,7 @@ async def resume(call: Annotated[Call, Depends(guard_of_instance("resumeQueue"))
     "/stop",
     "stopOrganization",
     summary="Stop an organisation",
-    response_model=schemas.StopView,
+    response_model=control_schemas.StopView,
     responses=problems(*_BODY),
     openapi_extra=_body("StopWish"),
 )
@@ -181,7 +184,7 @@ async def stop(
         message=body.message,
         cancels=body.runs == "cancel",
     )
-    return answered(schemas.stop_view(made) or {})
+    return answered(control_schemas.stop_view(made) or {})
 
 
 @operation(
@@ -189,7 +192,7 @@ async def stop(
     "/start",
     "startOrganization",
     summary="Start an organisation again",
-    response_model=schemas.QueueList,
+    response_model=control_schemas.QueueList,
     responses=problems(),
 )
 async def start(call: Annotated[Call, Depends(guard_of_namespace("startOrganization"))]) -> Response:
@@ -197,7 +200,7 @@ async def start(call: Annotated[Call, Depends(guard_of_namespace("startOrganizat
     parts = call.parts
     await start_organization(parts.control, parts.bell, call.namespace, _actor(call))
     found = await parts.control.queues(call.namespace)
-    return answered({"stopped": None, "items": [schemas.queue_view(queue) for queue in found]})
+    return answered({"stopped": None, "items": [control_schemas.queue_view(queue) for queue in found]})
 
 
 def _actor(call: Call) -> Actor:

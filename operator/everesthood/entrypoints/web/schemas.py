@@ -11,8 +11,6 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from everesthood.domain.doubts import Answer
-from everesthood.domain.queues import QueueView, Stop
 from everesthood.domain.runs import Approval, DedupeMode, Run, RunState
 from everesthood.domain.schedules import Missed, Overlap
 from everesthood.usecases.ports.record import StoredLine, StoredSchedule, StoredStep
@@ -21,11 +19,13 @@ from everesthood.usecases.replay_runs import Replayed
 RunJson = dict[str, object]
 
 
-class _Shape(BaseModel):
+class Shape(BaseModel):
+    """What all shapes have in common: camel case, and no field that nobody declared."""
+
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
 
 
-class DedupeWish(_Shape):
+class DedupeWish(Shape):
     """Which requests of the instance are one run; the answer to a repeat is 200 with that run."""
 
     key: Annotated[str, Field(min_length=1, max_length=255, description="Requests with this key are one.")]
@@ -41,7 +41,7 @@ class DedupeWish(_Shape):
     seconds: Annotated[int, Field(ge=0, le=604_800, description="For throttle and debounce.")] = 0
 
 
-class RunWish(_Shape):
+class RunWish(Shape):
     """A run that somebody wants."""
 
     input: Annotated[
@@ -60,13 +60,13 @@ class RunWish(_Shape):
     dedupe: Annotated[DedupeWish | None, Field(description="Make one run of several requests.")] = None
 
 
-class ReplayWish(_Shape):
+class ReplayWish(Shape):
     """How runs are to be replayed."""
 
     input: Annotated[Any, Field(description="Input instead of the old run's, if it is there.")] = None
 
 
-class ReplayRefusal(_Shape):
+class ReplayRefusal(Shape):
     """A run that was not replayed."""
 
     run: Annotated[str, Field(description="Id of the old run.")]
@@ -74,7 +74,7 @@ class ReplayRefusal(_Shape):
     detail: Annotated[str, Field(description="The same for people.")]
 
 
-class ReplayPage(_Shape):
+class ReplayPage(Shape):
     """What became of a page of runs."""
 
     matched: Annotated[int, Field(description="Runs that the filter found.")]
@@ -83,84 +83,7 @@ class ReplayPage(_Shape):
     next: Annotated[str | None, Field(description="Cursor of the next page.")] = None
 
 
-class ApprovalWish(_Shape):
-    """An answer to what a run asks."""
-
-    approved: Annotated[bool, Field(description="Yes or no.")] = True
-    comment: Annotated[str, Field(max_length=1000, description="Why, for whoever looks later.")] = ""
-
-
-class ResolutionWish(_Shape):
-    """What became of a step whose outcome is unknown."""
-
-    outcome: Annotated[
-        Answer,
-        Field(
-            description=(
-                "done: it took effect, and the run goes on behind it. repeat: do it again."
-                " giveUp: the run ends as dead."
-            )
-        ),
-    ]
-    step: Annotated[
-        str | None,
-        Field(
-            description="Step as the run shows it, such as `pay` or `loop[2].pay`; may be left out for one."
-        ),
-    ] = None
-    output: Annotated[Any, Field(description="With done: the step's output; at most 256 KiB.")] = None
-    comment: Annotated[str, Field(max_length=1000, description="Why, for whoever looks later.")] = ""
-
-
-class StopWish(_Shape):
-    """How an organisation is to be stopped."""
-
-    message: Annotated[str, Field(max_length=1000, description="Why; whoever is refused may see it.")] = ""
-    runs: Annotated[Literal["cancel", "finish"], Field(description="What becomes of those that run.")] = (
-        "cancel"
-    )
-
-
-class PauseView(_Shape):
-    """Who paused a queue."""
-
-    at: Annotated[datetime, Field(description="Since when.")]
-    by: Annotated[str, Field(description="Kubernetes user.")]
-
-
-class StopView(_Shape):
-    """Who stopped an organisation."""
-
-    at: Annotated[datetime, Field(description="Since when.")]
-    by: Annotated[str, Field(description="Kubernetes user.")]
-    message: Annotated[str, Field(description="Why.")]
-    runs: Annotated[Literal["cancel", "finish"], Field(description="What became of those that ran.")]
-
-
-class QueueShape(_Shape):
-    """The queue of an AgentInstance. Three stops, each by itself: suspended, paused, stopped."""
-
-    namespace: Annotated[str, Field(description="The organisation's namespace.")]
-    instance: Annotated[str, Field(description="Name of the AgentInstance.")]
-    suspended: Annotated[bool, Field(description="spec.suspend, the owner's intent: nothing new starts.")]
-    paused: Annotated[PauseView | None, Field(description="Somebody holds this queue.")] = None
-    stopped: Annotated[StopView | None, Field(description="Somebody stopped the organisation.")] = None
-    current_revision: Annotated[str | None, Field(description="Revision that new runs start on.")] = None
-    due: Annotated[int, Field(description="Runs that could start now; of more than 100,000 no more is said.")]
-    later: Annotated[int, Field(description="Runs whose time is still to come.")]
-    running: Annotated[int, Field(description="Runs that workers hold.")]
-    waiting: Annotated[int, Field(description="Runs that wait for a person.")]
-    oldest_due_at: Annotated[datetime | None, Field(description="Since when the first of them waits.")] = None
-
-
-class QueueList(_Shape):
-    """The queues of a namespace."""
-
-    stopped: Annotated[StopView | None, Field(description="Somebody stopped the organisation.")] = None
-    items: Annotated[list[QueueShape], Field(description="By name.")]
-
-
-class ApprovalView(_Shape):
+class ApprovalView(Shape):
     """A question that waits for a person."""
 
     step: Annotated[str, Field(description="Step that asks.")]
@@ -169,7 +92,7 @@ class ApprovalView(_Shape):
     deadline_at: Annotated[datetime, Field(description="When the step fails if nobody has answered.")]
 
 
-class StepView(_Shape):
+class StepView(Shape):
     """A step of a run."""
 
     name: Annotated[str, Field(description="Name in the template.")]
@@ -185,7 +108,7 @@ class StepView(_Shape):
     finished_at: Annotated[datetime | None, Field(description="By the worker's clock.")] = None
 
 
-class RunSummary(_Shape):
+class RunSummary(Shape):
     """A run, without its input and output."""
 
     id: Annotated[str, Field(description="UUIDv7; ids sort by time of acceptance.")]
@@ -239,14 +162,14 @@ class RunDetail(RunView):
     steps: Annotated[list[StepView], Field(description="In the order in which they were written.")]
 
 
-class RunPage(_Shape):
+class RunPage(Shape):
     """A page of runs, newest first."""
 
     items: Annotated[list[RunSummary], Field(description="Runs.")]
     next: Annotated[str | None, Field(description="Cursor of the next page.")] = None
 
 
-class LineView(_Shape):
+class LineView(Shape):
     """A line of a run's log."""
 
     seq: Annotated[int, Field(description="Grows within the run.")]
@@ -256,14 +179,14 @@ class LineView(_Shape):
     message: Annotated[str, Field(description="Text.")]
 
 
-class LogPage(_Shape):
+class LogPage(Shape):
     """A page of a run's log."""
 
     items: Annotated[list[LineView], Field(description="Lines.")]
     next: Annotated[int | None, Field(description="`after` of the next page, when there may be one.")] = None
 
 
-class ScheduleView(_Shape):
+class ScheduleView(Shape):
     """A schedule of an AgentInstance and how far it is."""
 
     name: Annotated[str, Field(description="Name in spec.schedules.")]
@@ -285,20 +208,20 @@ class ScheduleView(_Shape):
     last_fire_at: Annotated[datetime | None, Field(description="Last time that got a run.")] = None
 
 
-class ScheduleList(_Shape):
+class ScheduleList(Shape):
     """The schedules of an AgentInstance."""
 
     items: Annotated[list[ScheduleView], Field(description="By name.")]
 
 
-class FieldProblem(_Shape):
+class FieldProblem(Shape):
     """One broken rule."""
 
     pointer: Annotated[str, Field(description="JSON pointer into the request.")]
     detail: Annotated[str, Field(description="What is wrong there.")]
 
 
-class ProblemView(_Shape):
+class ProblemView(Shape):
     """A refusal, after RFC 9457."""
 
     type: Annotated[str, Field(description="`urn:everesthood:reason:` and the reason.")]
@@ -310,7 +233,7 @@ class ProblemView(_Shape):
     problems: Annotated[list[FieldProblem], Field(description="The fields at fault.")] = []
 
 
-BY_HAND = (RunWish, ReplayWish, ApprovalWish, ResolutionWish, StopWish, ProblemView)
+BY_HAND = (RunWish, ReplayWish, ProblemView)
 """Shapes that FastAPI does not see, since bodies are read and refusals written by hand."""
 
 
@@ -353,31 +276,6 @@ def approval_view(asked: Approval) -> RunJson:
         "askedAt": asked.asked_at,
         "deadlineAt": asked.deadline_at,
     }
-
-
-def queue_view(found: QueueView) -> RunJson:
-    """Return a queue as QueueShape."""
-    return {
-        "namespace": found.namespace,
-        "instance": found.instance,
-        "suspended": found.suspended,
-        "paused": None if found.pause is None else {"at": found.pause.at, "by": found.pause.by},
-        "stopped": stop_view(found.stop),
-        "currentRevision": found.current_revision,
-        "due": found.due,
-        "later": found.later,
-        "running": found.running,
-        "waiting": found.waiting,
-        "oldestDueAt": found.oldest_due_at,
-    }
-
-
-def stop_view(found: Stop | None) -> RunJson | None:
-    """Return a stop as StopView."""
-    if found is None:
-        return None
-    runs = "cancel" if found.cancels else "finish"
-    return {"at": found.at, "by": found.by, "message": found.message, "runs": runs}
 
 
 def view(run: Run) -> RunJson:
