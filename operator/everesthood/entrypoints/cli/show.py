@@ -206,7 +206,10 @@ def ended(found: Json, prog: str) -> str:
     head = f"Run {found['id']} {state(found)} after {took(found)}."
     if found["state"] == "succeeded":
         return f"{head}\n{pretty(found['output'])}"
-    what = f"{head}\nSee it:     {prog} runs get {found['id']} -n {found['namespace']}"
+    where = f"{found['id']} -n {found['namespace']}"
+    what = f"{head}\nSee it:     {prog} runs get {where}"
+    if found["state"] == "ambiguous":
+        what += f"\nResolve it: {prog} resolve {where} [--done OUTPUT|--repeat|--give-up]"
     return f"{what}\nWhy:        {prog} explain {found['reason']}" if found["reason"] else what
 
 
