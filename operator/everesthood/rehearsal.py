@@ -13,6 +13,8 @@
         assert rehearsal.run() == "done"
         assert rehearsal.steps["buy/turn1/call1"] == '{"status":200,"body":{"order":7}}'
 
+A run that reaches an approval raises `WaitsForApproval`; `approve`, `reject` or `expire` it, and `run` again.
+
 A second `run` of the same rehearsal goes on from the checkpoints of the first, as a worker does after
 another died; `die_after` and `die_in` end the first one where you want it to die. Unlike
 `everesthood.testing`, this needs all that a worker needs. `everesthood validate` judges the manifest.
@@ -22,6 +24,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +35,10 @@ from everesthood.adapters.manifests import documents
 from everesthood.adapters.outbound import Policy
 from everesthood.adapters.steps import Steps
 from everesthood.apis.reasons import Reason
-from everesthood.apis.wire import Assignment, CredentialLease, Finish, StepRecord
+from everesthood.apis.wire import Ask, Assignment, CredentialLease, Finish, StepRecord
+from everesthood.domain.approvals import Decision, Question, Settled, settle, settle_unanswered
 from everesthood.domain.errors import OutcomeUnknown, StepFailed
+from everesthood.domain.runs import RunId, RunState
 from everesthood.domain.steps import Agent, AgentSpec
 from everesthood.sdk import Request, Response
 from everesthood.testing import WorkerDied
@@ -42,7 +47,7 @@ from everesthood.usecases.execute_step import Doing
 from everesthood.usecases.expressions import Expressions
 from everesthood.usecases.ports.worker import Answer, Call
 
-__all__ = ["TemplateRehearsal", "Use", "WorkerDied"]
+__all__ = ["TemplateRehearsal", "Use", "WaitsForApproval", "WorkerDied"]
 
 _FOREVER = 3600.0
 
@@ -54,6 +59,10 @@ class Use:
         """Call this tool with these."""
         self.tool = tool
         self.arguments = arguments
+
+
+class WaitsForApproval(Exception):  # noqa: N818 - nothing is wrong
+    """Raised out of `run` where the run would wait for a person: the rehearsal's `questions` say what for."""
 
 
 @dataclass(kw_only=True)
@@ -85,18 +94,68 @@ class TemplateRehearsal:
     """The run's log: (level, message)."""
     attempt: int = 0
     records: dict[str, StepRecord] = field(default_factory=dict)
+    asks: dict[str, Ask] = field(default_factory=dict)
+
+    @property
+    def questions(self) -> dict[str, str]:
+        """Return what the run asks people, by step."""
+        return {name: ask.message for name, ask in self.asks.items()}
+
+    def approve(self, step: str, *, by: str = "rehearsal", comment: str = "") -> None:
+        """Answer a question with yes; the next `run` goes on behind it."""
+        self._decide(step, approved=True, by=by, comment=comment)
+
+    def reject(self, step: str, *, by: str = "rehearsal", comment: str = "") -> None:
+        """Answer a question with no; what the next `run` does about it is up to the step's `onReject`."""
+        self._decide(step, approved=False, by=by, comment=comment)
+
+    def expire(self, step: str) -> None:
+        """Let the deadline of a question pass."""
+        self._keep(self.asks.pop(step), settle_unanswered(RunState.WAITING, step))
+
+    def _decide(self, step: str, *, approved: bool, by: str, comment: str) -> None:
+        ask, now = self.asks.pop(step), datetime.now(UTC)
+        said = Decision(
+            namespace="rehearsal",
+            run=RunId("rehearsal"),
+            step=step,
+            approved=approved,
+            actor=by,
+            comment=comment,
+        )
+        deadline = now + timedelta(seconds=ask.deadline_seconds)
+        asked = Question(run_state=RunState.WAITING, deadline_at=deadline, on_reject=ask.on_reject)
+        self._keep(ask, settle(asked, said, now))
+
+    def _keep(self, ask: Ask, settled: Settled | None) -> None:
+        if settled is None:
+            return
+        output = msgspec.Raw(msgspec.json.encode(settled.output))
+        self.records[ask.step] = StepRecord(
+            name=ask.step,
+            state=settled.step_state,
+            output=output,
+            reason=settled.reason,
+            message=settled.message,
+        )
+        if settled.step_state == "succeeded":
+            self.steps[ask.step] = msgspec.json.decode(output)
 
     def run(self) -> Any:  # noqa: ANN401 - what the template's output is
         """Play one attempt of the run, and return its output.
 
         Raises:
             StepFailed: the run would be dead; OutcomeUnknown if it would be ambiguous.
+            WaitsForApproval: nothing can go on before a question is answered.
             WorkerDied: where `die_after` or `die_in` says.
         """
         self.attempt += 1
         finish = asyncio.run(self._play(self._agent()))
         if finish.outcome == "succeeded":
             return msgspec.json.decode(finish.output)
+        if finish.outcome == "waiting":
+            self.asks = {ask.step: ask for ask in finish.asks}
+            raise WaitsForApproval(finish.message)
         if finish.outcome == "ambiguous":
             raise OutcomeUnknown(finish.message)
         raise StepFailed(finish.message, Reason(finish.reason))

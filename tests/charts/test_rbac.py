@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 from tests.support.helm import Object, render
 
+from everesthood.domain.access import REQUIRED
+
 OURS = "agents.everesthood.io"
 PEOPLE = {"org-admin", "agent-developer", "agent-operator", "viewer", "view"}
 FORBIDDEN_RESOURCES = {
@@ -139,3 +141,22 @@ def test_the_processes_hold_exactly_these_rights():
         ("policy", "poddisruptionbudgets"),
         ("", "events"),
     }
+
+
+def test_whoever_runs_an_organisation_may_do_every_operation(objects: list[Object]):
+    """No operation of the REST API is one that nobody can be given."""
+    held = {(resource, verb) for group, resource, verb in rights(dict(roles(objects))["org-admin"])}
+    needed = {(f"agentinstances/{need.subresource}", need.verb) for need in REQUIRED.values()}
+
+    assert needed - held == set()
+
+
+def test_decisions_are_for_those_who_operate(objects: list[Object]):
+    """Authors and onlookers decide nothing; only an organisation's admin may stop all of it."""
+    held = {name: {r.partition("/")[2] for _, r, _ in rights(role)} for name, role in roles(objects)}
+    deciding = {"approve", "resolve", "pause"}
+
+    assert deciding <= held["agent-operator"]
+    assert {name for name in PEOPLE if held[name] & deciding} == {"org-admin", "agent-operator"}
+    assert {name for name in PEOPLE if "stop" in held[name]} == {"org-admin"}
+    assert {name for name in PEOPLE if "queue" in held[name]} == PEOPLE - {"view"}

@@ -1,6 +1,7 @@
 """Whatever happens in whatever order, the twin in memory and PostgreSQL come to the same."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,11 +23,24 @@ from tests.support.record import (
     wish,
 )
 
-from everesthood.apis.wire import Assignment, Checkpoint, Finish, HeartbeatRequest, WorkReply, WorkRequest
+from everesthood.apis.wire import (
+    Ask,
+    Assignment,
+    Checkpoint,
+    Finish,
+    HeartbeatRequest,
+    WorkReply,
+    WorkRequest,
+)
+from everesthood.domain.approvals import Decision
+from everesthood.domain.doubts import Resolution
 from everesthood.domain.errors import EveresthoodError
+from everesthood.domain.queues import Pause, QueueView, Stop
 from everesthood.domain.run_ids import uuid7
-from everesthood.domain.runs import FINAL, Dedupe, Run, RunId, RunRetry
-from everesthood.usecases.ports.record import RunFilter
+from everesthood.domain.runs import FINAL, Dedupe, Run, RunId, RunRetry, RunState
+from everesthood.usecases.ports.control import Actor
+from everesthood.usecases.ports.record import RunFilter, StoredStep
+from everesthood.usecases.ports.registry import QueueState
 
 pytestmark = pytest.mark.contract
 _START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -40,6 +54,8 @@ _TABLES = (
     "audit",
     "run_limit",
     "kept_back",
+    "approval",
+    "stopped_organization",
 )
 REVISIONS = st.sampled_from(["r1", "r2"])
 DEDUPES = [
@@ -49,7 +65,10 @@ DEDUPES = [
     Dedupe(key="k", mode="throttle", seconds=58),
     Dedupe(key="k", mode="debounce", seconds=7),
 ]
-OUTCOMES = st.sampled_from(["succeeded", "failed", "ambiguous", "cancelled", "released"])
+OUTCOMES = st.sampled_from(
+    ["succeeded", "failed", "ambiguous", "cancelled", "released", "waiting", "waiting"]
+)
+ASKS = st.sampled_from([("q",), ("q", "r"), ("r",)])
 
 
 class RecordMachine(RuleBasedStateMachine):
@@ -132,9 +151,14 @@ class RecordMachine(RuleBasedStateMachine):
         reason=st.sampled_from(["", "RunTimedOut", "x"]),
         transient=st.booleans(),
         wait=st.sampled_from([None, 17.0]),
+        asks=ASKS,
+        on_reject=st.sampled_from(["Fail", "Continue"]),
     )
-    def hand_in(self, number, outcome, reason, transient, wait) -> None:
+    def hand_in(self, number, outcome, reason, *, transient, wait, asks, on_reject) -> None:
         if (held := self._one(number)) is not None:
+            questions = tuple(
+                Ask(step=name, message="?", deadline_seconds=50, on_reject=on_reject) for name in asks
+            )
             end = Finish(
                 run=held.run,
                 fence=held.fence,
@@ -143,8 +167,49 @@ class RecordMachine(RuleBasedStateMachine):
                 steps=(step("z"),),
                 transient=transient,
                 retry_after_seconds=wait,
+                asks=questions if outcome == "waiting" else (),
             )
             self.do(lambda record: record.work.work(seat(), WorkRequest(finished=(end,))))
+
+    @rule(number=st.integers(1, 30), name=st.sampled_from("qr"), approved=st.booleans())
+    def decide(self, number, name, approved) -> None:
+        said = Decision(
+            namespace="acme", run=self._run(number), step=name, approved=approved, actor="bob", comment="c"
+        )
+        self.do(lambda record: record.control.decide(said))
+
+    @rule()
+    def expire(self) -> None:
+        self.do(lambda record: record.clock.expire_approvals())
+
+    @rule(
+        number=st.integers(1, 30),
+        answer=st.sampled_from(["done", "repeat", "giveUp"]),
+        name=st.sampled_from([None, "a", "b"]),
+    )
+    def resolve(self, number, answer, name) -> None:
+        run = self._run(number)
+        said = Resolution(namespace="acme", run=run, answer=answer, actor="ada", step=name)
+        self.do(lambda record: record.control.resolve(said))
+        if self.final.get(run, ("",))[0] is RunState.AMBIGUOUS:
+            del self.final[run]
+
+    @rule(paused=st.booleans())
+    def pause(self, paused) -> None:
+        ada = Actor(name="ada")
+        if paused:
+            self.do(lambda record: record.control.pause("acme", "greeter", ada))
+        else:
+            self.do(lambda record: record.control.resume("acme", "greeter", ada))
+
+    @rule(stopped=st.booleans(), cancels=st.booleans())
+    def stop(self, stopped, cancels) -> None:
+        ada = Actor(name="ada")
+        if stopped:
+            self.do(lambda record: record.control.stop("acme", ada, message="m", cancels=cancels))
+            self.do(lambda record: record.clock.cancel_stopped())
+        else:
+            self.do(lambda record: record.control.start("acme", ada))
 
     @rule(number=st.integers(0, 30), name=st.sampled_from("ab"), state=st.sampled_from(["started", "failed"]))
     def checkpoint(self, number, name, state) -> None:
@@ -182,6 +247,7 @@ class RecordMachine(RuleBasedStateMachine):
     def look(self) -> None:
         self.do(_bells)
         self.do(lambda record: record.registry.queue_state("uid-a"))
+        self.do(lambda record: record.control.queues("acme"))
         for number in range(1, self.count + 1):
             self.do(lambda record, n=number: record.runs.steps(self._run(n)))
 
@@ -212,12 +278,28 @@ def _plain(answer: object) -> object:
         case Assignment():
             plain = (answer.run, answer.fence, answer.attempt, bytes(answer.input), _names(answer.steps))
         case Run():
+            asked = tuple(replace(one, asked_at=_START, deadline_at=_START) for one in answer.approvals)
             plain = replace(
-                answer, created_at=_START, started_at=None, finished_at=None, due_at=None, expires_at=None
-            )
+                answer, created_at=_START, started_at=None, finished_at=None, due_at=None, expires_at=None,
+                approvals=asked, message="stopped" if "stopped by" in answer.message else answer.message,
+            )  # fmt: skip
+        case QueueView() | QueueState():
+            plain = replace(answer, pause=_plain(answer.pause), stop=_plain(answer.stop))
+            if isinstance(plain, QueueView):
+                plain = replace(plain, oldest_due_at=None)
+        case Pause() | Stop():
+            plain = replace(answer, at=_START)
+        case StoredStep():
+            plain = replace(answer, output=_untimed(answer.output), started_at=None, finished_at=None)
         case _:
             plain = answer
     return plain
+
+
+def _untimed(output: bytes) -> object:
+    """Return an output without the time of a decision."""
+    value = json.loads(output)
+    return {**value, "at": None} if isinstance(value, dict) else value
 
 
 def _names(steps) -> list[tuple[str, str]]:

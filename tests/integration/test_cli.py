@@ -12,7 +12,8 @@ from tests.support.kubectl import FakeKubectl
 from tests.support.postgres import free_port
 from tests.support.web import Stores, running_api
 
-from everesthood.adapters.memory import MemoryRegistry, MemoryRuns, MemoryWork, Record
+from everesthood.adapters.memory import MemoryControl, MemoryRegistry, MemoryRuns, MemoryWork, Record
+from everesthood.apis import wire
 
 pytestmark = pytest.mark.integration
 
@@ -45,7 +46,12 @@ async def cli(*words, stdin=b"", program="from everesthood.entrypoints.cli.main 
 @pytest.fixture
 async def api():
     record = Record()
-    stores = Stores(runs=MemoryRuns(record), work=MemoryWork(record), registry=MemoryRegistry(record))
+    stores = Stores(
+        runs=MemoryRuns(record),
+        work=MemoryWork(record),
+        registry=MemoryRegistry(record),
+        control=MemoryControl(record),
+    )
     async with running_api(stores, heartbeat_seconds=0.2) as running:
         yield running
 
@@ -433,3 +439,117 @@ async def test_runs_are_searched_from_the_terminal(api, call):
 
     assert [run["id"] for run in hit.json["items"]] == [made.json["id"]]
     assert miss.out.startswith("No runs in acme.")
+
+
+async def waiting(api, *steps):
+    """Return the id of a run that asks a person in these steps."""
+    await api.start()
+    held = await api.claim()
+    asks = tuple(wire.Ask(step=name, message=f"May\n{name}\x1b[2J?", deadline_seconds=600) for name in steps)
+    end = wire.Finish(run=held.run, fence=held.fence, outcome="waiting", asks=asks, message="May it?")
+    await api.worker(finished=(end,))
+    return held.run
+
+
+async def test_what_waits_for_a_person_is_listed_and_answered(api, call):
+    """Without a run, the questions; with one, the answer; where several ask, the step must be named."""
+    nothing = await call("approve", "-n", "acme")
+    run, many = await waiting(api, "ask"), await waiting(api, "a", "b")
+
+    listed = await call("approve", "-n", "acme")
+    shown = await call("runs", "get", run, "-n", "acme")
+    approved = await call("approve", run, "-n", "acme", "--comment", "well")
+    unnamed = await call("approve", many, "-n", "acme", "--reject")
+    rejected = await call("approve", many, "-n", "acme", "--step", "b", "--reject", "--comment", "too dear")
+    over = await call("approve", run, "-n", "acme")
+    pointless = await call("approve", "-n", "acme", "--reject")
+
+    assert "Nothing waits for a person in acme." in nothing.out
+    assert sorted(line.split()[0] for line in listed.out.splitlines()[1:]) == sorted([run, many, many])
+    assert "May ask\N{REPLACEMENT CHARACTER}[2J?" in listed.out
+    assert "steps.ask asks, until 20" in shown.out
+    assert f"steps.ask of run {run} is approved; the run is queued" in approved.out
+    assert (unnamed.code, "--step: a, b" in unnamed.err) == (2, True)
+    assert "rejected; the run is dead (ApprovalRejected: steps.b: rejected by ada: too dear)" in rejected.out
+    assert (over.code, "asks nothing" in over.err) == (1, True)
+    assert pointless.code == 2
+
+
+async def test_an_ambiguous_run_is_resolved_from_the_terminal(api, call):
+    """Exactly one of three answers; the output goes as it is."""
+    await api.start()
+    held = await api.claim()
+    begun = wire.StepRecord(name="pay", state="started", started_at=1.0)
+    await api.worker(
+        finished=(wire.Finish(run=held.run, fence=held.fence, outcome="ambiguous", steps=(begun,)),)
+    )
+
+    undecided = await call("resolve", held.run, "-n", "acme")
+    resolved = await call("resolve", held.run, "-n", "acme", "--done", '{"id": 7}', "--comment", "seen")
+    again = await call("resolve", held.run, "-n", "acme", "--give-up")
+
+    assert undecided.code == 2
+    assert f"Run {held.run} is queued" in resolved.out
+    assert (again.code, "RunNotAmbiguous" in again.err) == (1, True)
+    assert [bytes(one.output) for one in (await api.claim()).steps] == [b'{"id": 7}']
+
+
+async def test_a_queue_is_drained_and_resumed_from_the_terminal(api, call):
+    """Draining waits for what runs and shows how far it is; what waits is handed out after a resume."""
+    await api.start()
+    held = await api.claim()
+    await api.start()
+
+    draining = asyncio.create_task(call("queue", "drain", "summarizer", "-n", "acme"))
+    while not (await api.stores.control.queues("acme", "summarizer"))[0].pause:
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(1.0)
+    assert not draining.done()
+    late = await call("queue", "drain", "summarizer", "-n", "acme", "--timeout", "1")
+    await api.finish(held)
+    drained = await draining
+    listed = await call("queue", "show", "-n", "acme")
+    status = await call("status", "-n", "acme", "-o", "json")
+    resumed = await call("queue", "resume", "summarizer", "-n", "acme")
+
+    assert (late.code, "1 of acme/summarizer still run" in late.err) == (1, True)
+    assert "1 still running" in drained.err
+    assert "Hands out: no: paused by ada since" in drained.out
+    assert "summarizer   no: paused by ada" in listed.out
+    assert status.json["parts"]["queues"] == {"state": "paused", "detail": "1 of 2: summarizer"}
+    assert status.json["ready"] is True
+    assert "Hands out: yes" in resumed.out
+    assert (await api.claim()).run != held.run
+
+
+async def test_an_organisation_is_stopped_and_started_from_the_terminal(api, call):
+    """While it is stopped, a request is refused with the command that says why."""
+    stopped = await call("org", "stop", "-n", "acme", "-m", "a leak")
+    refused = await call("run", "summarizer", "-n", "acme", "--input", '{"text": "x"}')
+    status = await call("status", "-n", "acme")
+    started = await call("org", "start", "-n", "acme")
+
+    assert "acme is stopped by ada since" in stopped.out
+    assert "everesthood org start -n acme" in stopped.out
+    assert (refused.code, "OrganizationStopped" in refused.err) == (1, True)
+    assert "(a leak)" in status.out
+    assert "acme works again." in started.out
+    assert (await api.start()).status_code == 201
+
+
+async def test_replays_take_the_filters_of_lists(api, call):
+    """What a list shows, a replay with the same filters starts, and what was replayed can be left out."""
+    for text in ("one", "two"):
+        await api.start(text)
+        await api.finish(await api.claim(), outcome="failed")
+    options = ("-n", "acme", "--text", "two", "--template", "summarizer", "--since", "2026-01-01T00:00Z")
+
+    first = await call("replay", "--all", *options)
+    listed = await call("runs", "list", *options, "--state", "dead", "--not-replayed", "-o", "json")
+    again = await call("replay", "--all", *options, "--not-replayed")
+    every = await call("replay", "--dry-run", "-n", "acme", "--not-replayed")
+
+    assert "1 of 1 runs are replayed." in first.out
+    assert listed.json["items"] == []
+    assert "0 of 0 runs are replayed." in again.out
+    assert "1 runs would be replayed." in every.out

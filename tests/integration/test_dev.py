@@ -162,3 +162,38 @@ async def test_fresh_forgets_runs_but_never_those_of_a_running_command(dev):
     async with httpx2.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {token}"}) as client:
         url = f"http://127.0.0.1:{fresh.port}/api/agent-marketplace/namespaces/default/runs/{run}"
         assert (await client.get(url)).status_code == 404
+
+
+ASKING = """
+---
+apiVersion: agents.everesthood.io/v1alpha1
+kind: AgentTemplate
+metadata: {name: ask}
+spec:
+  displayName: Ask
+  steps:
+    - {name: ask, approval: {message: "May I?"}}
+    - {name: who, needs: [ask], transform: {value: steps.ask.by}}
+---
+apiVersion: agents.everesthood.io/v1alpha1
+kind: AgentInstance
+metadata: {name: asker}
+spec: {templateRef: {name: ask}}
+"""
+
+
+async def test_an_author_answers_what_an_agent_asks(dev, tmp_path):
+    """The command says what waits and how to answer; the answer lets the run go on."""
+    (tmp_path / "agent.yaml").write_text(AGENT + ASKING)
+    running = await dev()
+    token = await running.says(r"EVERESTHOOD_TOKEN=(\S+)")
+    base = f"http://127.0.0.1:{running.port}/api/agent-marketplace/namespaces/default"
+    headers = {"Authorization": f"Bearer {token}"}
+    async with httpx2.AsyncClient(trust_env=False, headers=headers, timeout=30) as client:
+        run = (await client.post(f"{base}/instances/asker/runs")).json()["id"]
+        await running.says(rf"{run} is waiting: steps.ask: May I\?")
+        await running.says(rf"everesthood approve {run} -n default")
+        answer = await client.post(f"{base}/runs/{run}/steps/ask/approval")
+        assert answer.status_code == 200, answer.text
+        await running.says(rf"{run} is succeeded")
+        assert (await client.get(f"{base}/runs/{run}")).json()["output"] == "you"

@@ -1,5 +1,6 @@
 """The workers' door over real PostgreSQL: what a worker gets, and what is refused with one sentence."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from tests.support.record import (
     databases,
     finish,
     postgres_harness,
+    seat,
     wish,
 )
 
@@ -25,6 +27,7 @@ from everesthood.domain.runs import RunState
 from everesthood.entrypoints.gateway import metrics
 from everesthood.entrypoints.gateway.app import BODY_BYTES, Gateway
 from everesthood.entrypoints.gateway.routes import Parts, routes
+from everesthood.usecases.await_cancellation import await_cancellation
 from everesthood.usecases.lease_queue import Broker
 from everesthood.usecases.ports.identity import Identity
 from everesthood.usecases.ports.registry import PublishedRevision
@@ -116,6 +119,7 @@ async def door(database_url: str) -> AsyncIterator[Door]:
             bell=bell,
             secrets=kubernetes,
             broker=Broker(host="redis", port=6379, tls=False, bell_key=b"k" * 32),
+            cancellations=record.cancellations,
             internal_hosts=frozenset({"standin:8080"}),
         )
         seat = SeatWorker(identities=kubernetes, owners=kubernetes, store=record.gateway)
@@ -273,3 +277,42 @@ async def test_an_id_of_the_request_reaches_the_worker(door: Door):
     (held,) = (await door.work(want=1)).assignments
 
     assert held.request_id == "req-42"
+
+
+async def test_a_worker_is_told_of_a_cancellation_while_it_waits(door: Door):
+    """The call answers as soon as a run of the worker's instance is cancelled, and after a while anyway."""
+    accepted = await door.record.accept()
+    await door.work(want=1)
+    hints = door.record.cancellations
+    while (await await_cancellation(hints, seat(uid="uid-b"), 0.2)).changed:
+        pass  # a connection that is new tells everybody
+    watching = asyncio.create_task(door.send(wire.WATCH_PATH))
+    other = asyncio.create_task(door.send(wire.WATCH_PATH, token="uid-b/r1/pod-2"))
+    done, _ = await asyncio.wait({watching, other}, timeout=0.3)
+
+    await door.record.runs.cancel("acme", accepted.run, "bob", "r")
+
+    async with asyncio.timeout(3):
+        answer = await watching
+    assert done == set()
+    assert msgspec.json.decode(answer.content, type=wire.WatchReply) == wire.WatchReply(changed=True)
+    assert not other.done()
+    other.cancel()
+    await asyncio.wait({other})
+
+
+async def test_a_gateway_that_ends_lets_go_of_who_only_waits(door: Door):
+    """A call that waits is answered at once, and so is one that comes before the door is closed."""
+    hints = door.record.cancellations
+    while (await await_cancellation(hints, seat(), 0.2)).changed:
+        pass  # a connection that is new tells everybody
+    watching = asyncio.create_task(await_cancellation(hints, seat(), 60))
+    done, _ = await asyncio.wait({watching}, timeout=0.2)
+
+    hints.release()
+
+    async with asyncio.timeout(3):
+        assert (await watching, await await_cancellation(hints, seat(), 60)) == (
+            wire.WatchReply(changed=True),
+        ) * 2
+    assert done == set()

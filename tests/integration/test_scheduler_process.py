@@ -15,17 +15,17 @@ from pathlib import Path
 import httpx2
 import pytest
 from tests.support.broker import BELL_KEY, BELL_PASSWORD, Broker
-from tests.support.record import INSTANCE, database_url, databases, postgres_harness
+from tests.support.record import INSTANCE, database_url, databases, postgres_harness, waits
 from tests.support.valkey import ValkeyServer, free_port, running_valkey
 
 from everesthood.domain.broker import broker_password
-from everesthood.domain.runs import RunState
+from everesthood.domain.runs import FINAL, RunId, RunState
 from everesthood.domain.schedules import Missed, Overlap, Schedule
 
 __all__ = ["database_url", "databases"]
 pytestmark = pytest.mark.integration
 
-DUTIES = ("fire-schedules", "keep-broker-users", "repair-bells", "rescue-runs")
+DUTIES = ("fire-schedules", "keep-broker-users", "keep-control", "repair-bells", "rescue-runs")
 
 
 class Scheduler:
@@ -163,6 +163,32 @@ async def test_due_work_is_rung_for_and_lost_runs_are_rescued(start, broker, ser
     await until(is_rung)
     server.flush()
     await until(is_rung)
+
+
+async def test_deadlines_and_graces_are_kept_by_whoever_leads(start, record):
+    """The leader is killed; the next one ends what waits for nobody, and what a worker does not let go of."""
+    first, second = start(), start()
+    await record.accept()
+    await record.accept()
+    asking, stubborn = await record.claim()
+    await record.hand_in(waits(asking, "ask", seconds=20))
+
+    async def somebody_leads() -> bool:
+        return "keep-control" in await first.leads() | await second.leads()
+
+    await until(somebody_leads)
+    leader = first if "keep-control" in await first.leads() else second
+    leader.stop(signal.SIGKILL)
+    await record.runs.cancel("acme", RunId(stubborn.run), "bob", "r", 1)
+    await record.age(21)  # the worker's lease still holds
+
+    async def are_over() -> bool:
+        return {(await record.run(one.run)).state for one in (asking, stubborn)} <= FINAL
+
+    took = await until(are_over)
+    states = [(await record.run(one.run)).state for one in (asking, stubborn)]
+    assert states == [RunState.DEAD, RunState.CANCELLED]
+    assert took < 10
 
 
 async def test_schedules_fire_once_although_schedulers_are_killed(start, broker, record):

@@ -9,11 +9,19 @@ from pydantic import TypeAdapter
 from tests.support.postgres import Databases, postgres_url
 from tests.support.web import EVERYTHING, REVISION, UIDS, Stores, publish, running_api, until
 
-from everesthood.adapters.memory import MemoryRegistry, MemoryRuns, MemoryWork, Record
-from everesthood.adapters.postgres import Database, Listener, PostgresRegistry, PostgresRuns, PostgresWork
+from everesthood.adapters.memory import MemoryControl, MemoryRegistry, MemoryRuns, MemoryWork, Record
+from everesthood.adapters.postgres import (
+    Database,
+    Listener,
+    PostgresControl,
+    PostgresRegistry,
+    PostgresRuns,
+    PostgresWork,
+)
+from everesthood.apis import wire
 from everesthood.domain.access import REQUIRED
 from everesthood.domain.limits import Limits, Rate
-from everesthood.entrypoints.web import schemas
+from everesthood.entrypoints.web import control_schemas, schemas
 
 pytestmark = pytest.mark.integration
 NOWHERE = "019aaaaa-aaaa-7aaa-8aaa-aaaaaaaaaaaa"
@@ -32,7 +40,12 @@ async def postgres_stores(databases):
     listener = Listener(database)
     runs, work = PostgresRuns(database, listener), PostgresWork(database)
     try:
-        yield Stores(runs=runs, work=work, registry=PostgresRegistry(database, listener))
+        yield Stores(
+            runs=runs,
+            work=work,
+            registry=PostgresRegistry(database, listener),
+            control=PostgresControl(database),
+        )
     finally:
         await runs.close()
         await work.close()
@@ -45,7 +58,12 @@ async def api(request):
     async with contextlib.AsyncExitStack() as stack:
         if request.param == "memory":
             record = Record()
-            stores = Stores(runs=MemoryRuns(record), work=MemoryWork(record), registry=MemoryRegistry(record))
+            stores = Stores(
+                runs=MemoryRuns(record),
+                work=MemoryWork(record),
+                registry=MemoryRegistry(record),
+                control=MemoryControl(record),
+            )
         else:
             databases = request.getfixturevalue("databases")
             stores = await stack.enter_async_context(postgres_stores(databases))
@@ -407,7 +425,21 @@ ROUTES = [
     ("POST", "instances/summarizer/schedules/daily/run", "runSchedule"),
     ("POST", "runs/{run}/replay", "replayRun"),
     ("POST", "runs/replay", "replayRuns"),
+    ("POST", "runs/{run}/steps/ask/approval", "decideApproval"),
+    ("POST", "runs/{run}/resolve", "resolveRun"),
+    ("GET", "queues", "listQueues"),
+    ("GET", "instances/summarizer/queue", "getQueue"),
+    ("POST", "instances/summarizer/queue/pause", "pauseQueue"),
+    ("POST", "instances/summarizer/queue/resume", "resumeQueue"),
+    ("POST", "stop", "stopOrganization"),
+    ("POST", "start", "startOrganization"),
 ]
+BODIES = {
+    "createRun": {"input": {"text": "x"}},
+    "resolveRun": {"outcome": "repeat"},
+}
+OF_ALL = {"stopOrganization", "startOrganization"}
+"""Operations on a whole namespace, which no role for one instance opens."""
 ALSO = {"replayRun": ("get runs",), "replayRuns": ("list runs",)}
 """What an operation needs beside its own permission, since it does what another one does too."""
 
@@ -422,8 +454,8 @@ class TestEveryOperation:
     """Each operation against each caller."""
 
     async def call(self, api, route, *, namespace="acme", run=NOWHERE, **options):
-        method, path, _ = route
-        body = {"json": {"input": {"text": "x"}}} if path.startswith("instances") else {}
+        method, path, operation = route
+        body = {"json": BODIES[operation]} if operation in BODIES else {}
         return await api.client.request(method, api.url(path.format(run=run), namespace), **body, **options)
 
     async def test_it_needs_a_token(self, api, route):
@@ -481,7 +513,13 @@ class TestEveryOperation:
         bob = {"headers": {"Authorization": "Bearer bob-token"}}
 
         named = await self.call(api, route, run=made, params={"instance": "summarizer"}, **bob)
-        assert named.status_code in {200, 201, 409}  # let in: the run that is there is not over
+        if route[2] in OF_ALL:
+            refused(named, 403, "Forbidden")
+            return
+        if route[2] == "decideApproval":
+            refused(named, 404, "ApprovalNotFound")  # let in: the run that is there asks nothing
+        else:
+            assert named.status_code in {200, 201, 409}  # let in: the run that is there is not over
         other = (route[0], route[1].replace("summarizer", "young"), route[2])
         refused(
             await self.call(api, other, run=made, params={"instance": "young"}, **bob),
@@ -581,7 +619,12 @@ async def test_the_documentation_is_open_and_self_contained(api):
 async def test_a_down_record_accepts_nothing():
     """PostgreSQL away: 503 with Retry-After for every operation; when it is back, everything goes on."""
     record = Record()
-    stores = Stores(runs=MemoryRuns(record), work=MemoryWork(record), registry=MemoryRegistry(record))
+    stores = Stores(
+        runs=MemoryRuns(record),
+        work=MemoryWork(record),
+        registry=MemoryRegistry(record),
+        control=MemoryControl(record),
+    )
     async with running_api(stores) as api:
         record.down = True
         answer = await api.start()
@@ -603,7 +646,9 @@ async def test_a_defect_is_a_problem_too(monkeypatch, caplog):
         raise ZeroDivisionError("secret detail")
 
     monkeypatch.setattr(runs, "list", broken)
-    stores = Stores(runs=runs, work=MemoryWork(record), registry=MemoryRegistry(record))
+    stores = Stores(
+        runs=runs, work=MemoryWork(record), registry=MemoryRegistry(record), control=MemoryControl(record)
+    )
     async with running_api(stores) as api:
         answer = await api.client.get(api.url("runs"))
 
@@ -629,7 +674,12 @@ async def test_ids_are_no_labels_of_metrics(api):
 async def test_a_stopping_server_ends_streams_at_once():
     """A rolling update does not wait for those who follow a log."""
     record = Record()
-    stores = Stores(runs=MemoryRuns(record), work=MemoryWork(record), registry=MemoryRegistry(record))
+    stores = Stores(
+        runs=MemoryRuns(record),
+        work=MemoryWork(record),
+        registry=MemoryRegistry(record),
+        control=MemoryControl(record),
+    )
     async with asyncio.timeout(5), running_api(stores) as api:
         run = (await api.start()).json()["id"]
         following = asyncio.create_task(follow(api, run))
@@ -740,3 +790,173 @@ async def test_runs_are_searched(api):
         {"text": ""},
     ):
         refused(await api.client.get(api.url("runs"), params=query), 422, "BadRequest")
+
+
+async def waiting(api, *steps, seconds=600, on_reject="Fail"):
+    """Return the id of a run that asks a person in these steps."""
+    await api.start()
+    held = await api.claim()
+    asks = tuple(
+        wire.Ask(step=name, message=f"May {name}?", deadline_seconds=seconds, on_reject=on_reject)
+        for name in steps or ("ask",)
+    )
+    end = wire.Finish(run=held.run, fence=held.fence, outcome="waiting", asks=asks, message="May it?")
+    await api.worker(finished=(end,))
+    return held.run
+
+
+async def test_a_question_is_listed_and_answered(api):
+    """Who may list runs sees what waits for whom; the answer lets the run go on and rings."""
+    run = await waiting(api)
+
+    listed = await api.client.get(api.url("runs"), params={"state": "waiting"})
+    (found,) = shaped(schemas.RunPage, listed)["items"]
+    api.bell.lose_everything()
+    answer = await api.client.post(api.url(f"runs/{run}/steps/ask/approval"), json={"comment": "well"})
+    shown = shaped(schemas.RunDetail, await api.client.get(api.url(f"runs/{run}")))
+
+    (asked,) = found["approvals"]
+    assert (found["id"], found["reason"]) == (run, "WaitsForApproval")
+    assert (asked["step"], asked["message"]) == ("ask", "May ask?")
+    assert asked["askedAt"] < asked["deadlineAt"]
+    assert shaped(schemas.RunView, answer)["state"] == "queued"
+    assert api.bell.waiting[UIDS["acme", "summarizer"], REVISION] == 1
+    assert shown["approvals"] == []
+    output = {k: v for k, v in shown["steps"][0]["output"].items() if k != "at"}
+    assert output == {"approved": True, "by": "ada", "comment": "well"}
+
+
+async def test_a_rejection_ends_the_run_with_its_reason(api):
+    """The run is dead at once; a second answer is refused by name."""
+    run = await waiting(api)
+    path = api.url(f"runs/{run}/steps/ask/approval")
+
+    answer = await api.client.post(path, json={"approved": False, "comment": "too dear"})
+    again = await api.client.post(path, json={"approved": False})
+    other = await api.client.post(path, json={"approved": True})
+
+    found = shaped(schemas.RunView, answer)
+    assert (found["state"], found["reason"]) == ("dead", "ApprovalRejected")
+    assert found["message"] == "steps.ask: rejected by ada: too dear"
+    assert again.status_code == 200
+    assert "rejected by ada" in refused(other, 409, "AlreadyDecided")["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "pointer"),
+    [
+        ("steps/ask/approval", {"approved": "yes"}, "/approved"),
+        ("steps/ask/approval", {"comment": "x" * 1001}, "/comment"),
+        ("resolve", {"outcome": "maybe"}, "/outcome"),
+        ("resolve", {"outcome": "done", "output": "x" * 262_144}, "/output"),
+        ("resolve", {"outcome": "giveUp", "comment": "x" * 1001}, "/comment"),
+    ],
+)
+async def test_a_bad_decision_is_refused_with_its_place(api, path, body, pointer):
+    """Whoever wrote it learns which field is wrong; the run waits on."""
+    run = await waiting(api)
+
+    problem = (await api.client.post(api.url(f"runs/{run}/{path}"), json=body)).json()
+
+    assert (problem["status"], problem["problems"][0]["pointer"]) == (422, pointer)
+    assert (await api.client.get(api.url(f"runs/{run}"))).json()["state"] == "waiting"
+
+
+async def test_an_ambiguous_run_is_resolved(api):
+    """What a person found out becomes the step's output, and the run goes on."""
+    await api.start()
+    held = await api.claim()
+    begun = wire.StepRecord(name="pay", state="started", started_at=1.0)
+    await api.worker(
+        finished=(wire.Finish(run=held.run, fence=held.fence, outcome="ambiguous", steps=(begun,)),)
+    )
+    wrong = {"outcome": "done", "step": "other"}
+    refused(await api.client.post(api.url(f"runs/{held.run}/resolve"), json=wrong), 404, "StepNotInDoubt")
+
+    said = {"outcome": "done", "output": {"id": 7}}
+    answer = await api.client.post(api.url(f"runs/{held.run}/resolve"), json=said)
+    late = await api.client.post(api.url(f"runs/{held.run}/resolve"), json=said)
+
+    again = await api.claim()
+    assert shaped(schemas.RunView, answer)["state"] == "queued"
+    refused(late, 409, "RunNotAmbiguous")
+    assert [(one.name, bytes(one.output)) for one in again.steps] == [("pay", b'{"id":7}')]
+
+
+async def test_a_queue_is_paused_and_resumed(api):
+    """While it is paused, runs are accepted and wait; three different stops are told apart."""
+    paused = await api.client.post(api.url("instances/summarizer/queue/pause"))
+    await api.start()
+    claimed = (await api.worker(want=1)).assignments
+    shown = shaped(control_schemas.QueueShape, await api.client.get(api.url("instances/summarizer/queue")))
+    listed = shaped(control_schemas.QueueList, await api.client.get(api.url("queues")))
+    api.bell.lose_everything()
+    resumed = shaped(
+        control_schemas.QueueShape, await api.client.post(api.url("instances/summarizer/queue/resume"))
+    )
+
+    assert shaped(control_schemas.QueueShape, paused)["paused"]["by"] == "ada"
+    assert (claimed, shown["due"], shown["paused"]["by"]) == ((), 1, "ada")
+    assert (shown["suspended"], shown["stopped"], listed["stopped"]) == (False, None, None)
+    assert [(one["instance"], bool(one["paused"])) for one in listed["items"]] == [
+        ("summarizer", True),
+        ("young", False),
+    ]
+    assert resumed["paused"] is None
+    assert api.bell.waiting[UIDS["acme", "summarizer"], REVISION] == 1
+    refused(await api.client.post(api.url("instances/nobody/queue/pause")), 404, "InstanceNotFound")
+
+
+async def test_an_organisation_is_stopped_and_started(api):
+    """A stop refuses requests by name and cancels what runs; a start lets everything go on."""
+    await api.start()
+    held = await api.claim()
+    await api.start()
+
+    stop = await api.client.post(api.url("stop"), json={"message": "a leak"})
+    refusal = await api.start()
+    running = (await api.client.get(api.url(f"runs/{held.run}"))).json()
+    queues = shaped(control_schemas.QueueList, await api.client.get(api.url("queues")))
+    claimed = (await api.worker(want=1)).assignments
+    api.bell.lose_everything()
+    started = shaped(control_schemas.QueueList, await api.client.post(api.url("start")))
+
+    found = shaped(control_schemas.StopView, stop)
+    assert (found["by"], found["message"], found["runs"]) == ("ada", "a leak", "cancel")
+    refused(refusal, 409, "OrganizationStopped")
+    assert (running["cancelRequested"], running["reason"]) == (True, "OrganizationStopped")
+    assert (queues["stopped"]["by"], claimed) == ("ada", ())
+    assert started["stopped"] is None
+    assert (await api.start()).status_code == 201
+    assert api.bell.waiting[UIDS["acme", "summarizer"], REVISION] == 1
+
+
+async def test_a_cancellation_may_give_more_or_less_grace(api):
+    """The grace is bounded; a bad one cancels nothing."""
+    run = (await api.start()).json()["id"]
+    await api.claim()
+    path = api.url(f"runs/{run}/cancel")
+
+    refused(await api.client.post(path, params={"graceSeconds": 601}), 422, "BadRequest")
+    before = (await api.client.get(api.url(f"runs/{run}"))).json()
+    answer = await api.client.post(path, params={"graceSeconds": 60})
+
+    assert before["cancelRequested"] is False
+    assert answer.json()["cancelRequested"] is True
+
+
+async def test_replayed_runs_are_told_from_others(api):
+    """The dead run names its replay, and a filter leaves those that have none."""
+    dead = []
+    for _ in range(2):
+        dead.append((await api.start()).json()["id"])
+        await api.finish(await api.claim(), outcome="failed")
+    made = (await api.client.post(api.url(f"runs/{dead[0]}/replay"))).json()["id"]
+
+    shown = (await api.client.get(api.url(f"runs/{dead[0]}"))).json()
+    left = await api.client.get(api.url("runs"), params={"state": "dead", "replayed": "false"})
+    again = await api.client.post(api.url("runs/replay"), params={"replayed": "false"})
+
+    assert shown["replayedBy"] == made
+    assert [run["id"] for run in shaped(schemas.RunPage, left)["items"]] == [dead[1]]
+    assert (again.json()["matched"], again.json()["replayed"]) == (1, 1)

@@ -9,9 +9,13 @@ from tests.support.record import INSTANCE, Harness, memory_harness, seat
 from tests.support.worker import FakeGateway, Figures, Serving, agent, doing, executing, raw, step
 
 from everesthood.apis.wire import Assignment, Finish, HeartbeatReply, HeartbeatRequest, StepRecord
+from everesthood.domain.approvals import Decision
+from everesthood.domain.doubts import Resolution
 from everesthood.domain.runs import RunState
 from everesthood.usecases import work
+from everesthood.usecases.await_cancellation import await_cancellation
 from everesthood.usecases.execute_step import Doing
+from everesthood.usecases.ports.control import Actor
 from everesthood.usecases.work_loop import Worker
 
 pytestmark = pytest.mark.integration
@@ -36,6 +40,10 @@ class RecordGateway(FakeGateway):
     async def work(self, request: Any) -> Any:
         await asyncio.sleep(0)
         return await work.work(store=self._record.work, bell=Bells(), seat=self._seat, request=request)
+
+    async def watch(self) -> bool:
+        self.watches += 1
+        return (await await_cancellation(self._record.cancellations, self._seat)).changed
 
     async def heartbeat(self, request: HeartbeatRequest) -> HeartbeatReply:
         return await work.heartbeat(store=self._record.work, seat=self._seat, request=request)
@@ -174,7 +182,7 @@ async def test_a_stopping_worker_hands_its_runs_to_the_next_without_burning_an_a
 
 
 async def test_a_cancelled_run_ends_as_cancelled(record: Harness) -> None:
-    """Cancelling a running run stops its worker at the next heartbeat."""
+    """Cancelling a running run stops its worker at once, long before the next heartbeat."""
     run = (await record.accept()).run
     begun = asyncio.Event()
 
@@ -185,10 +193,85 @@ async def test_a_cancelled_run_ends_as_cancelled(record: Harness) -> None:
 
     gateway = RecordGateway(record)
     serving = Serving(gateway, hangs)
-    async with serving as worker:
+    async with serving, asyncio.timeout(2):
         await begun.wait()
+        await gateway.until(lambda: gateway.watches == 1)
         await record.runs.cancel("acme", run, "alice", "req-2")
-        await worker._heartbeat()
         await until_state(record, [run], RunState.CANCELLED)
 
     assert serving.figures.outcomes == {"cancelled": 1}
+
+
+async def test_a_run_that_waits_for_a_person_outlives_its_worker(record: Harness) -> None:
+    """It holds no slot while it waits; another worker goes on behind the answer, and asks nothing again."""
+    what = agent(
+        step("greet", value="'Hello, ' + input.who"),
+        step("ask", "greet", approval={"message": "Say {{ steps.greet }}?"}),
+        step("say", "ask", value="steps.greet + ', says ' + steps.ask.by"),
+    )
+    run = (await record.accept()).run
+    async with Serving(RecordGateway(record), executing(what), slots=1):
+        await until_state(record, [run], RunState.WAITING)
+        other = (await record.accept()).run
+        await until_state(record, [other], RunState.WAITING)
+    asked = (await record.run(run)).approvals
+
+    async with Serving(RecordGateway(record, "pod-2"), executing(what)):
+        await record.control.decide(
+            Decision(namespace="acme", run=run, step="ask", approved=True, actor="bob")
+        )
+        await until_state(record, [run], RunState.SUCCEEDED)
+
+    done = await record.run(run)
+    assert [one.message for one in asked] == ["Say Hello, World?"]
+    assert msgspec.json.decode(done.output or b"") == "Hello, World, says bob"
+    assert done.attempt == 1
+    assert (await record.run(other)).state is RunState.WAITING
+
+
+async def test_a_payment_in_doubt_is_resolved_and_the_run_goes_on(record: Harness) -> None:
+    """A person looked and it was paid: the next step sees the output that they gave, and nothing is paid."""
+    what = agent(
+        step("pay", http={"url": "https://bank.example/", "method": "POST"}),
+        step("tell", "pay", value="steps.pay.body"),
+    )
+    run = (await record.accept()).run
+    (held,) = await record.claim()
+    begun = StepRecord(name="pay", state="started", started_at=1.0)
+    await record.hand_in(Finish(run=held.run, fence=held.fence, outcome="ambiguous", steps=(begun,)))
+
+    said = Resolution(
+        namespace="acme", run=run, answer="done", actor="ada", output=b'{"status":201,"body":"paid"}'
+    )
+    await record.control.resolve(said)
+    async with Serving(RecordGateway(record), executing(what)):
+        await until_state(record, [run], RunState.SUCCEEDED)
+
+    assert msgspec.json.decode((await record.run(run)).output or b"") == "paid"
+
+
+async def test_a_paused_queue_is_drained_by_its_workers(record: Harness) -> None:
+    """What runs comes to its end, what waits begins after the resume."""
+    first = (await record.accept()).run
+    begun, opened = asyncio.Event(), asyncio.Event()
+    act = executing(GREETING)
+
+    async def slow(given: Assignment, journal: Any) -> Finish:
+        begun.set()
+        await opened.wait()
+        return await act(given, journal)
+
+    gateway = RecordGateway(record)
+    async with Serving(gateway, slow) as worker:
+        await begun.wait()
+        await record.control.pause("acme", "greeter", Actor(name="ada"))
+        second = (await record.accept()).run
+        worker.wake()
+        opened.set()
+        await until_state(record, [first], RunState.SUCCEEDED)
+        (queue,) = await record.control.queues("acme")
+        await record.control.resume("acme", "greeter", Actor(name="ada"))
+        worker.wake()
+        await until_state(record, [second], RunState.SUCCEEDED)
+
+    assert (queue.running, queue.due) == (0, 1)

@@ -141,3 +141,13 @@ async def tidies(ctx: Context) -> Any:
         await asyncio.sleep(30)
     finally:
         CALLS.append("tidied")
+
+
+async def tidies_long(ctx: Context) -> Any:
+    try:
+        CALLS.append("waits")
+        await asyncio.sleep(30)
+    finally:
+        CALLS.append("tidies")
+        await asyncio.to_thread(HOLD.wait, 10)
+        await ctx.step("undo", lambda: CALLS.append("undone"))

@@ -39,6 +39,8 @@ _TABLES = (
     "schedule",
     "run_limit",
     "kept_back",
+    "approval",
+    "stopped_organization",
 )
 _WIPE = ";".join(f"delete from {table}" for table in _TABLES)
 _COUNTER = itertools.count()

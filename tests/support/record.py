@@ -11,7 +11,9 @@ import pytest
 from tests.support.postgres import Databases, postgres_url
 
 from everesthood.adapters.memory import (
+    MemoryCancellations,
     MemoryClock,
+    MemoryControl,
     MemoryGateway,
     MemoryRegistry,
     MemoryRuns,
@@ -21,15 +23,29 @@ from everesthood.adapters.memory import (
 from everesthood.adapters.postgres import (
     Database,
     Listener,
+    PostgresCancellations,
     PostgresClock,
+    PostgresControl,
     PostgresGateway,
     PostgresRegistry,
     PostgresRuns,
     PostgresWork,
 )
-from everesthood.apis.wire import Assignment, Checkpoint, Finish, Held, StepRecord, WorkReply, WorkRequest
+from everesthood.apis.wire import (
+    Ask,
+    Assignment,
+    Checkpoint,
+    Finish,
+    HeartbeatReply,
+    HeartbeatRequest,
+    Held,
+    StepRecord,
+    WorkReply,
+    WorkRequest,
+)
 from everesthood.domain.run_ids import uuid7
 from everesthood.domain.runs import Run, RunId, RunRequest
+from everesthood.usecases.ports.control import Cancellations, ControlStore
 from everesthood.usecases.ports.record import (
     Accepted,
     ClockStore,
@@ -95,6 +111,16 @@ def finish(held: Assignment, outcome: str = "succeeded", **changes: object) -> F
     return Finish(run=held.run, fence=held.fence, outcome=outcome, **changes)  # type: ignore[arg-type]
 
 
+def waits(held: Assignment, *steps: str, seconds: int = 600, on_reject: str = "Fail") -> Finish:
+    """Return the end of an attempt that asks a person in these steps."""
+    asks = tuple(
+        Ask(step=name, message=f"May {name}?", deadline_seconds=seconds, on_reject=on_reject)  # type: ignore[arg-type]
+        for name in steps
+    )
+    said = "; ".join(f"steps.{ask.step}: {ask.message}" for ask in asks)
+    return finish(held, "waiting", asks=asks, message=said)
+
+
 def hold(held: Assignment) -> Held:
     return Held(run=held.run, fence=held.fence)
 
@@ -113,6 +139,8 @@ class Harness:
     registry: Registry
     gateway: GatewayStore
     observations: ObservationStore
+    control: ControlStore
+    cancellations: Cancellations
     move: Callable[[float], object]
     audit: Callable[[], object]
     database: Database | None = None
@@ -140,6 +168,9 @@ class Harness:
     async def checkpoint(self, held: Assignment, *steps: StepRecord) -> WorkReply:
         done = Checkpoint(run=held.run, fence=held.fence, steps=steps)
         return await self.work.work(seat(), WorkRequest(checkpoints=(done,)))
+
+    async def heartbeat(self, *held: Assignment) -> HeartbeatReply:
+        return await self.work.heartbeat(seat(), HeartbeatRequest(held=tuple(hold(one) for one in held)))
 
     async def listed(self, wanted: RunFilter) -> list[Run]:
         """Return the runs of one page."""
@@ -170,6 +201,8 @@ def memory_harness() -> Harness:
         registry=MemoryRegistry(record),
         gateway=gateway,
         observations=gateway,
+        control=MemoryControl(record),
+        cancellations=MemoryCancellations(record),
         move=move,
         audit=lambda: [(line.actor, line.action, line.target) for line in record.audit],
     )
@@ -184,7 +217,8 @@ async def postgres_harness(url: str, *, size: int = 10) -> AsyncIterator[Harness
         async with database.acquire() as connection:
             await connection.execute(
                 "update run set due_at = due_at - $1::interval, lease_until = lease_until - $1,"
-                " started_at = started_at - $1, created_at = created_at - $1, expires_at = expires_at - $1",
+                " started_at = started_at - $1, created_at = created_at - $1, expires_at = expires_at - $1,"
+                " finished_at = finished_at - $1, cancel_by = cancel_by - $1",
                 timedelta(seconds=seconds),
             )
             for step in (timedelta(days=9999), timedelta(seconds=seconds) - timedelta(days=9999)):
@@ -205,6 +239,10 @@ async def postgres_harness(url: str, *, size: int = 10) -> AsyncIterator[Harness
                 "update kept_back set at = at - $1::interval", timedelta(seconds=seconds)
             )
             await connection.execute(
+                "update approval set asked_at = asked_at - $1::interval, deadline_at = deadline_at - $1",
+                timedelta(seconds=seconds),
+            )
+            await connection.execute(
                 "update credential set observed_at = observed_at - $1::interval", timedelta(seconds=seconds)
             )
 
@@ -217,6 +255,7 @@ async def postgres_harness(url: str, *, size: int = 10) -> AsyncIterator[Harness
 
     gateway = PostgresGateway(database)
     runs, work = PostgresRuns(database, listener), PostgresWork(database, lease_seconds=LEASE_SECONDS)
+    control = PostgresControl(database)
     clock, registry = PostgresClock(database, listener), PostgresRegistry(database, listener)
     try:
         yield Harness(
@@ -226,12 +265,14 @@ async def postgres_harness(url: str, *, size: int = 10) -> AsyncIterator[Harness
             registry=registry,
             gateway=gateway,
             observations=gateway,
+            control=control,
+            cancellations=PostgresCancellations(listener),
             move=move,
             audit=audit,
             database=database,
         )
     finally:
-        for store in (runs, work, clock, registry):
+        for store in (runs, work, clock, registry, control):
             await store.close()
         await listener.close()
         await database.close()

@@ -25,6 +25,7 @@ from everesthood.entrypoints.web.main import make_server
 from everesthood.entrypoints.web.parts import Parts
 from everesthood.entrypoints.web.streams import Streams
 from everesthood.usecases.authorize import Authorizer
+from everesthood.usecases.ports.control import ControlStore
 from everesthood.usecases.ports.record import RunStore, WorkerSeat, WorkStore
 from everesthood.usecases.ports.registry import PublishedInstance, PublishedRevision, Registry
 from everesthood.usecases.request_run import RequestRun
@@ -60,7 +61,10 @@ DAILY = Schedule(
     input=b'{"text":"of the schedule"}',
 )
 REVISION = "0123456789abcdef"
-EVERYTHING = ("create run", "list runs", "get runs", "create cancel", "get logs", "list schedules")
+EVERYTHING = (
+    *("create run", "list runs", "get runs", "create cancel", "get logs", "list schedules"),
+    *("create approve", "create resolve", "list queue", "get queue", "create pause", "create stop"),
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,6 +74,7 @@ class Stores:
     runs: RunStore
     work: WorkStore
     registry: Registry
+    control: ControlStore
 
 
 @dataclass(slots=True, kw_only=True)
@@ -162,6 +167,8 @@ async def running_api(stores: Stores, *, heartbeat_seconds: float = 15.0) -> Asy
     parts = Parts(
         authorizer=Authorizer(KubernetesIdentities(kubernetes), time.monotonic),
         runs=stores.runs,
+        control=stores.control,
+        bell=bell,
         request_run=RequestRun(
             runs=stores.runs,
             bell=bell,

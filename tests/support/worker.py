@@ -36,7 +36,7 @@ def raw(value: object) -> msgspec.Raw:
 
 def step(name: str, *needs: str, value: str | None = None, **fields: Any) -> dict[str, Any]:
     """Return a step as a manifest writes it; a transform unless told otherwise."""
-    if not fields.keys() & {"http", "llm", "code", "transform", "forEach", "mcp", "agent"}:
+    if not fields.keys() & {"http", "llm", "code", "transform", "forEach", "mcp", "agent", "approval"}:
         fields["transform"] = {"value": value or "1"}
     return {"name": name, "needs": list(needs), **fields}
 
@@ -235,6 +235,8 @@ class FakeGateway:
         self.outlook: Callable[[wire.WorkReply, wire.WorkRequest], wire.WorkReply] = lambda reply, _: reply
         self.lease_seconds = lease_seconds
         self.keep_requests = True
+        self.watches = 0
+        self.cancelled = asyncio.Event()
         self._numbers = itertools.count(1)
         self._changed = asyncio.Event()
 
@@ -324,6 +326,12 @@ class FakeGateway:
                 lease_seconds=self.lease_seconds,
                 steps=tuple(row.steps.values()),
             )
+
+    async def watch(self) -> bool:
+        self.watches += 1
+        await self.cancelled.wait()
+        self.cancelled.clear()
+        return True
 
     async def heartbeat(self, request: wire.HeartbeatRequest) -> wire.HeartbeatReply:
         self.heartbeats.append(request)

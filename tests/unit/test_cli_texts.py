@@ -107,6 +107,29 @@ def test_the_end_of_a_run_is_its_result_or_its_reason():
     said = show.ended(dead, "everesthood")
     assert "dead (StepFailed: step ask failed) after 2.5s" in said
     assert said.endswith("everesthood explain StepFailed")
+    doubt = show.ended(RUN | {"state": "ambiguous", "reason": "OutcomeUnknown"}, "everesthood")
+    assert f"everesthood resolve {RUN['id']} -n acme [--done OUTPUT|--repeat|--give-up]" in doubt
+
+
+def test_what_holds_a_queue_is_named():
+    """Three different stops at once are three words; without any, it hands out."""
+    free = {
+        "namespace": "acme", "instance": "orders", "suspended": False, "paused": None, "stopped": None,
+        "running": 1, "due": 2, "later": 3, "waiting": 4, "oldestDueAt": "2026-11-25T11:59:00Z",
+    }  # fmt: skip
+    held = free | {
+        "suspended": True,
+        "paused": {"at": "T1", "by": "ada\n"},
+        "stopped": {"at": "T2", "by": "bob", "message": "a \x1b[2Jleak", "runs": "cancel"},
+    }
+
+    assert "Hands out: yes" in show.queue(free)
+    assert "Due:       2, since 2026-11-25T11:59:00Z" in show.queue(free)
+    assert (
+        "no: stopped by bob since T2 (a \N{REPLACEMENT CHARACTER}[2Jleak), paused by ada since T1, suspended by its spec"
+        in show.queue(held)
+    )
+    assert show.queues({"items": [free]}).splitlines()[1].split() == ["orders", "yes", "1", "2", "3", "4"]
 
 
 def test_a_run_is_shown_with_its_steps():

@@ -494,10 +494,10 @@ async def test_a_graph_that_cannot_go_on_says_so() -> None:
 
 async def test_a_step_of_a_later_version_fails_by_name() -> None:
     """A member that this version cannot run is refused, never skipped."""
-    finish = await execute(agent({"name": "ask", "approval": {"message": "?"}}))
+    finish = await execute(agent({"name": "new", "later": {"message": "?"}}))
 
     assert (finish.outcome, finish.reason) == ("failed", Reason.NOT_YET_SUPPORTED)
-    assert finish.message.startswith("steps.ask: ")
+    assert finish.message.startswith("steps.new: ")
 
 
 async def test_messages_are_cut() -> None:

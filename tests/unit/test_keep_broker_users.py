@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from everesthood.adapters.memory.bell import MemoryBell, MemoryBrokerUsers
 from everesthood.usecases.keep_broker_users import BrokerUserKeeper, plan_users
+from everesthood.usecases.keep_control import keep_control
 from everesthood.usecases.ports.record import DueBell, QueueOwner
 from everesthood.usecases.repair_bells import repair_bells
 from everesthood.usecases.rescue_runs import rescue_runs
@@ -34,6 +35,12 @@ class Clock:
 
     async def rescue(self):
         return {"queued": 2, "dead": 1}
+
+    async def expire_approvals(self):
+        return 2
+
+    async def cancel_stopped(self):
+        return 3
 
 
 def owner(uid: str, *, wanted: bool = True, ready: bool = False) -> QueueOwner:
@@ -130,3 +137,8 @@ async def test_due_work_that_nobody_claimed_is_rung_for_again():
 async def test_rescued_runs_are_counted_by_what_became_of_them():
     """Whoever watches sees how many runs were taken back and how many ended."""
     assert await rescue_runs(clock=Clock()) == {"runs_queued": 2, "runs_dead": 1}
+
+
+async def test_what_people_left_to_the_clock_is_counted():
+    """Deadlines that passed and runs that a stop cancels, each by itself."""
+    assert await keep_control(clock=Clock()) == {"approvals_expired": 2, "runs_cancelled": 3}

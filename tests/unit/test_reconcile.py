@@ -7,6 +7,7 @@ import pytest
 from tests.support.twins import TickingClock, TwinCluster
 
 from everesthood.adapters.languages import Languages
+from everesthood.adapters.memory.control import MemoryControl
 from everesthood.adapters.memory.record import Record
 from everesthood.adapters.memory.registry import MemoryRegistry
 from everesthood.apis import names
@@ -18,6 +19,7 @@ from everesthood.domain.observed import Key, Kind, Live
 from everesthood.domain.workers import Site
 from everesthood.usecases import parse
 from everesthood.usecases.ports.cluster import ApiError
+from everesthood.usecases.ports.control import Actor
 from everesthood.usecases.ports.registry import CredentialObservation, PublishedCredential, PublishedInstance
 from everesthood.usecases.publish import Publisher
 from everesthood.usecases.reconcile_credential import CredentialTools, reconcile_credential
@@ -294,6 +296,39 @@ async def test_suspending_is_told_and_published(world: World):
     assert world.says(ConditionType.READY)[0] == "True"
     assert "suspended" in world.says(ConditionType.READY)[2]
     assert world.record.instances["uid-hello"].published.suspended
+
+
+async def test_what_people_hold_a_queue_with_is_told(world: World):
+    """A pause and a stop are two conditions, neither of them Suspended; they go when they are lifted."""
+    world.template()
+    world.instance()
+    await world.settle()
+    world.record.instances["uid-hello"].queue_ready = True
+    control = MemoryControl(world.record)
+    ada = Actor(name="ada")
+    conditions = (ConditionType.PAUSED, ConditionType.STOPPED)
+
+    async def seen() -> list[str]:
+        world.publisher.hint("uid-hello")
+        await world.pass_over()
+        there = {one.type: one for one in world.status().conditions}
+        assert ConditionType.SUSPENDED not in there
+        return [there[kind].message if kind in there else "" for kind in conditions]
+
+    before = await seen()
+    await control.pause("acme", "hello", ada)
+    paused = await seen()
+    await control.stop("acme", ada, message="a leak", cancels=True)
+    both = await seen()
+    await control.resume("acme", "hello", ada)
+    await control.start("acme", ada)
+
+    assert (before, await seen()) == (["", ""], ["", ""])
+    assert paused[0].startswith("Paused by ada since ")
+    assert (paused[1], both[0]) == ("", paused[0])
+    assert both[1].startswith("The organisation was stopped by ada at ")
+    assert both[1].endswith("a leak.")
+    assert world.says(ConditionType.READY)[0] == "True"
 
 
 async def test_a_missing_template_is_waited_for(world: World):

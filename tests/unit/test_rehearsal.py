@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from everesthood.apis.reasons import Reason
-from everesthood.rehearsal import TemplateRehearsal, Use, WorkerDied
+from everesthood.rehearsal import TemplateRehearsal, Use, WaitsForApproval, WorkerDied
 from everesthood.sdk import OutcomeUnknown, Request, Response, StepFailed
 
 GUIDES = Path(__file__).parents[2] / "docs/how-to/steps"
@@ -124,3 +124,55 @@ def test_a_file_without_a_template_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="has no AgentTemplate"):
         TemplateRehearsal(template=tmp_path / "a.yaml").run()
+
+
+def refunds(shop: Shop, cents: int = 9000, **spec: Any) -> TemplateRehearsal:
+    return TemplateRehearsal(
+        template=GUIDES / "approval.yaml", input={"order": "A-17", "cents": cents}, http=shop, **spec
+    )
+
+
+class Refunds(Shop):
+    """Knows the customer of an order."""
+
+    def __call__(self, request: Request) -> Any:
+        super().__call__(request)
+        return {"name": "Ann"} if request.method == "GET" else {"id": 1}
+
+
+def test_an_approval_is_rehearsed() -> None:
+    """The run asks in words, waits, and does what was approved once, with the answer at hand."""
+    shop = Refunds()
+    rehearsal = refunds(shop)
+    for _ in range(2):
+        with pytest.raises(WaitsForApproval):
+            rehearsal.run()
+    asked = rehearsal.questions
+    rehearsal.approve("ask", by="ann", comment="well")
+    done = rehearsal.run()
+
+    assert asked == {"ask": "Refund 9000 cents to Ann, order A-17?"}
+    assert (done["decision"]["approved"], done["decision"]["by"], done["refund"]) == (True, "ann", {"id": 1})
+    assert [line.split()[0] for line in shop.asked] == ["GET", "POST"]
+
+
+def test_a_rejection_and_a_deadline_are_rehearsed() -> None:
+    """Either fails the run with its reason, and nothing is refunded."""
+    shop = Refunds()
+    for end, reason in (("reject", Reason.APPROVAL_REJECTED), ("expire", Reason.APPROVAL_EXPIRED)):
+        rehearsal = refunds(shop)
+        with pytest.raises(WaitsForApproval):
+            rehearsal.run()
+        getattr(rehearsal, end)("ask")
+        with pytest.raises(StepFailed) as failed:
+            rehearsal.run()
+        assert failed.value.reason is reason
+
+    assert {line.split()[0] for line in shop.asked} == {"GET"}
+
+
+def test_an_approval_that_is_not_due_asks_nobody() -> None:
+    """A condition decides whether a person is asked."""
+    done = refunds(Refunds(), cents=100).run()
+
+    assert done == {"refund": {"id": 1}, "decision": None}

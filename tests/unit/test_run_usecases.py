@@ -355,14 +355,14 @@ BOB = Replay(requested_by="bob", request_id="r2")
 
 
 async def test_a_replay_is_a_new_run_that_names_the_old(world):
-    """Input, labels and priority are the old run's, who asks is new, and the old run stays as it is."""
+    """Input, labels and priority are the old run's, who asks is new; the old run names it and stays as it is."""
     old = await dead(world)
 
     answer = await replay_run(world.request, old, BOB)
 
     new = await world.runs.get("acme", answer.run.id)
     assert (new.replay_of, new.input, new.labels, new.requested_by) == (old.id, old.input, {"a": "b"}, "bob")
-    assert (await world.runs.get("acme", old.id)) == old
+    assert (await world.runs.get("acme", old.id)) == replace(old, replayed_by=new.id)
     assert [(line.actor, line.action) for line in world.record.audit][-1] == ("bob", "run.replay")
 
 

@@ -1,5 +1,7 @@
 """No way into the API without a declared permission, and its pages say so."""
 
+import html
+import re
 from typing import Annotated
 
 import pytest
@@ -7,7 +9,7 @@ from fastapi import APIRouter, Depends
 
 from everesthood.domain.access import PUBLIC, REQUIRED
 from everesthood.entrypoints.cli import reference as cli_reference
-from everesthood.entrypoints.web import reference
+from everesthood.entrypoints.web import docs, reference
 from everesthood.entrypoints.web.app import build_api, unguarded
 from everesthood.entrypoints.web.guard import Call, guard
 
@@ -57,6 +59,16 @@ def test_every_permission_is_a_question_for_kubectl(operation):
     assert str(need) == f"{need.verb} agentinstances/{need.subresource}"
 
 
+def test_a_body_is_begun_as_its_operation_wants_it():
+    """On the page, an operation that takes no input is not tried with one."""
+    page = docs.render(build_api().openapi())
+    bodies = dict(
+        re.findall(r'<section id="(\w+)">(?:(?!</section>).)*?<textarea[^>]*>([^<]*)<', page, re.DOTALL)
+    )
+
+    assert (html.unescape(bodies["createRun"]), bodies["decideApproval"]) == ('{"input": {}}', "{}")
+
+
 def test_the_openapi_document_refers_to_nothing_that_is_missing():
     """Generators of clients can follow every reference."""
     document = build_api().openapi()
@@ -83,6 +95,10 @@ def test_the_reference_pages_are_complete():
         "runs list",
         "runs cancel RUN",
         "schedules NAME",
+        "approve [RUN]",
+        "resolve RUN",
+        "queue drain NAME",
+        "org stop",
         "logs RUN",
         "validate FILES...",
         "migrate",

@@ -148,7 +148,7 @@ def test_only_post_patch_and_mcp_must_not_be_repeated(step: dict[str, Any], may:
 def test_a_step_knows_its_kind() -> None:
     """The member is the kind; a step of a later version is of an unknown one."""
     kinds = [msgspec.convert(s, lean.Step).kind for s in FULL["steps"]]
-    unknown = msgspec.convert({"name": "a", "approval": {"message": "?"}}, lean.Step)
+    unknown = msgspec.convert({"name": "a", "later": {"message": "?"}}, lean.Step)
 
     assert kinds == ["http", "llm", "code", "mcp", "agent", "forEach", "transform"]
     assert (unknown.kind, unknown.member) == ("unknown", None)

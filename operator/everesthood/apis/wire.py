@@ -10,6 +10,7 @@ import msgspec
 
 WORK_PATH: Final = "/v1/work"
 HEARTBEAT_PATH: Final = "/v1/heartbeat"
+WATCH_PATH: Final = "/v1/watch"
 PROGRAM_PATH: Final = "/v1/program"
 QUEUE_PATH: Final = "/v1/queue"
 LEASE_PATH: Final = "/v1/lease"
@@ -55,13 +56,23 @@ class Checkpoint(Message, frozen=True):
     steps: tuple[StepRecord, ...]
 
 
+class Ask(Message, frozen=True):
+    """A question to a person. Asked again with the same step, it stays as it was asked first."""
+
+    step: str
+    message: str
+    deadline_seconds: int
+    on_reject: Literal["Fail", "Continue"] = "Fail"
+
+
 class Finish(Message, frozen=True):
     """The end of an attempt: what the run came to, with the steps not yet checkpointed."""
 
     run: str
     fence: int
-    outcome: Literal["succeeded", "failed", "ambiguous", "cancelled", "released"]
-    """`released`: the worker stops and hands the run back; it starts again at its last checkpoint."""
+    outcome: Literal["succeeded", "failed", "ambiguous", "cancelled", "released", "waiting"]
+    """`released`: the worker stops and hands the run back; it starts again at its last checkpoint.
+    `waiting`: nothing can go on before a person has decided; it starts again then."""
     steps: tuple[StepRecord, ...] = ()
     output: msgspec.Raw = EMPTY
     reason: str = ""
@@ -70,6 +81,8 @@ class Finish(Message, frozen=True):
     """Another attempt may help; said only of agents whose template asks for more attempts."""
     retry_after_seconds: float | None = None
     """How long whoever refused asked to wait, if they did."""
+    asks: tuple[Ask, ...] = ()
+    """What the run waits for."""
 
 
 class WorkRequest(Message, frozen=True):
@@ -127,6 +140,12 @@ class HeartbeatReply(Message, frozen=True):
 
     lost: tuple[str, ...] = ()
     cancel: tuple[str, ...] = ()
+
+
+class WatchReply(Message, frozen=True):
+    """Whether a run of the instance may have been cancelled: then a heartbeat says which."""
+
+    changed: bool = False
 
 
 class Program(Message, frozen=True):

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from everesthood.adapters.postgres import Database, PostgresGateway, PostgresWork, check_schema
+from everesthood.adapters.postgres import (
+    Database,
+    Listener,
+    PostgresCancellations,
+    PostgresGateway,
+    PostgresWork,
+    check_schema,
+)
 from everesthood.adapters.redis import RedisBell
 from everesthood.adapters.redis import connect as connect_redis
 from everesthood.bootstrap.connections import open_database, redis_address
@@ -33,6 +40,7 @@ class GatewayParts:
     bell: Bell
     secrets: Secrets
     broker: Broker
+    cancellations: PostgresCancellations
     seat: SeatWorker
     observe: Callable[[float], Awaitable[Mapping[str, int]]]
     publish_limits: Callable[[], Awaitable[Sequence[str]]]
@@ -64,6 +72,8 @@ async def gateway_parts(settings: Settings) -> AsyncIterator[GatewayParts]:
         stack.push_async_callback(bell.aclose)
         around = await stack.enter_async_context(surroundings(settings))
         store = PostgresGateway(database)
+        listener = Listener(database)
+        stack.push_async_callback(listener.close)
         yield GatewayParts(
             database=database,
             work=work,
@@ -71,6 +81,7 @@ async def gateway_parts(settings: Settings) -> AsyncIterator[GatewayParts]:
             bell=bell,
             secrets=around.secrets,
             broker=broker,
+            cancellations=PostgresCancellations(listener),
             seat=SeatWorker(
                 identities=around.identities,
                 owners=around.owners,

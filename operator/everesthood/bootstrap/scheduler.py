@@ -14,6 +14,7 @@ from everesthood.settings import Settings
 from everesthood.usecases.duties import Duty
 from everesthood.usecases.fire_schedules import fire_schedules
 from everesthood.usecases.keep_broker_users import BrokerUserKeeper
+from everesthood.usecases.keep_control import keep_control
 from everesthood.usecases.ports.bell import Bell, BrokerUsers
 from everesthood.usecases.ports.record import ClockStore
 from everesthood.usecases.repair_bells import repair_bells
@@ -23,6 +24,7 @@ USERS_SECONDS = 2.0
 BELLS_SECONDS = 1.0
 RESCUE_SECONDS = 1.0
 SCHEDULES_SECONDS = 0.25
+CONTROL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,11 @@ def duties(
             name="fire-schedules",
             period_seconds=SCHEDULES_SECONDS,
             work=partial(fire_schedules, clock=clock, bell=bell),
+        ),
+        Duty(
+            name="keep-control",
+            period_seconds=CONTROL_SECONDS,
+            work=partial(keep_control, clock=clock),
         ),
         Duty(
             name="keep-broker-users",

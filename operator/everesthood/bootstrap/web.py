@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from everesthood.adapters.languages import Languages
-from everesthood.adapters.postgres import Database, Listener, PostgresRuns, check_schema
+from everesthood.adapters.postgres import Database, Listener, PostgresControl, PostgresRuns, check_schema
 from everesthood.adapters.redis import RedisBell
 from everesthood.adapters.redis import connect as connect_redis
 from everesthood.bootstrap.connections import open_database, redis_address
@@ -25,6 +25,8 @@ class WebParts:
     database: Database
     authorizer: Authorizer
     runs: PostgresRuns
+    control: PostgresControl
+    bell: RedisBell
     request_run: RequestRun
 
     async def check_schema(self) -> None:
@@ -42,6 +44,8 @@ async def web_parts(settings: Settings) -> AsyncIterator[WebParts]:
         stack.push_async_callback(listener.close)
         runs = PostgresRuns(database, listener)
         stack.push_async_callback(runs.close)
+        control = PostgresControl(database)
+        stack.push_async_callback(control.close)
         bell = RedisBell(connect_redis(redis_address(settings), process="web"))
         stack.push_async_callback(bell.aclose)
         around = await stack.enter_async_context(surroundings(settings))
@@ -49,6 +53,8 @@ async def web_parts(settings: Settings) -> AsyncIterator[WebParts]:
             database=database,
             authorizer=Authorizer(around.identities, time.monotonic),
             runs=runs,
+            control=control,
+            bell=bell,
             request_run=RequestRun(
                 runs=runs, bell=bell, schemas=Languages(), now=lambda: datetime.now(UTC), random=os.urandom
             ),

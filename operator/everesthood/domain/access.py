@@ -35,6 +35,14 @@ REQUIRED: Final[Mapping[str, Requirement]] = MappingProxyType(
         "getRunLog": Requirement(verb="get", subresource="logs"),
         "listSchedules": Requirement(verb="list", subresource="schedules"),
         "runSchedule": Requirement(verb="create", subresource="run"),
+        "decideApproval": Requirement(verb="create", subresource="approve"),
+        "resolveRun": Requirement(verb="create", subresource="resolve"),
+        "listQueues": Requirement(verb="list", subresource="queue"),
+        "getQueue": Requirement(verb="get", subresource="queue"),
+        "pauseQueue": Requirement(verb="create", subresource="pause"),
+        "resumeQueue": Requirement(verb="create", subresource="pause"),
+        "stopOrganization": Requirement(verb="create", subresource="stop"),
+        "startOrganization": Requirement(verb="create", subresource="stop"),
     }
 )
 """By the operation's id in the OpenAPI document."""

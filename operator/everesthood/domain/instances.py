@@ -24,6 +24,7 @@ from everesthood.domain.children import Child
 from everesthood.domain.conditions import Verdict
 from everesthood.domain.errors import Problem
 from everesthood.domain.observed import Key, Kind, Live
+from everesthood.domain.queues import Pause, Stop
 from everesthood.domain.rollouts import Rollout, rollout_of
 from everesthood.domain.workers import Site
 
@@ -53,6 +54,8 @@ class Queue:
     reached: bool
     ready: bool = False
     open_revisions: frozenset[str] = frozenset()
+    pause: Pause | None = None
+    stop: Stop | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +255,7 @@ def rollup(
     suffix = " It is suspended: nothing new starts." if seen.spec.suspend else ""
     verdicts = [*chain, conditions.ready(chain, "New runs are executed." if not suffix else suffix.strip())]
     verdicts += _extras(seen, plan, chain)
+    verdicts += _holds(queue)
     merged = conditions.merge(seen.status.conditions, verdicts, generation=seen.live.generation, now=now)
     return AgentInstanceStatus(
         conditions=merged,
@@ -356,6 +360,14 @@ def _extras(seen: Observed, plan: Plan, chain: list[Verdict]) -> Iterable[Verdic
         yield stalled
     elif plan.target not in (None, plan.serving) or any(_moving(v) for v in chain):
         yield conditions.true(On.RECONCILING, Reason.RECONCILING, "The cluster is being brought to the spec.")
+
+
+def _holds(queue: Queue) -> Iterable[Verdict]:
+    """Return what people hold the queue with; neither is the owner's intent, which is Suspended."""
+    if queue.pause is not None:
+        yield conditions.true(On.PAUSED, Reason.QUEUE_PAUSED, str(queue.pause))
+    if queue.stop is not None:
+        yield conditions.true(On.STOPPED, Reason.ORGANIZATION_STOPPED, str(queue.stop))
 
 
 def _moving(verdict: Verdict) -> bool:

@@ -107,6 +107,8 @@ def _of_step(step: LeafStep) -> Iterator[tuple[str, str, bool]]:
         yield "code.args", step.code.args, True
     if isinstance(step, Step) and step.for_each:
         yield "forEach.items", step.for_each.items, True
+    if step.approval:
+        yield "approval.message", step.approval.message, False
     yield from _of_calls(step)
 
 

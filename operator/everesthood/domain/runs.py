@@ -19,6 +19,9 @@ LONGEST_TTL_SECONDS: Final = 2_592_000
 MOST_LABELS: Final = 16
 LONGEST_LABEL: Final = 63
 LONGEST_WINDOW_SECONDS: Final = 604_800
+GRACE_SECONDS: Final = 10
+"""How long the worker of a cancelled run has to end it, unless somebody says otherwise."""
+LONGEST_GRACE_SECONDS: Final = 600
 
 
 class RunState(StrEnum):
@@ -43,6 +46,17 @@ class RunState(StrEnum):
 
 
 FINAL = frozenset(RunState) - {RunState.QUEUED, RunState.RUNNING, RunState.WAITING}
+"""Over; only a person who resolves an ambiguous run makes it go on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval:
+    """An open question to a person."""
+
+    step: str
+    message: str
+    asked_at: datetime
+    deadline_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +96,14 @@ class Run:
     expires_at: datetime | None = None
     """When it is over if nobody has started it by then."""
     replay_of: RunId | None = None
+    replayed_by: RunId | None = None
+    """The latest run that replays it."""
     template: str | None = None
     waits_for: str = ""
     """What keeps a due run back, as far as somebody asked for it."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    approvals: tuple[Approval, ...] = ()
+    """What it asks people, while it is not over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +160,7 @@ class RunRequest:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-Outcome = Literal["succeeded", "failed", "ambiguous", "cancelled", "released"]
+Outcome = Literal["succeeded", "failed", "ambiguous", "cancelled", "released", "waiting"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,12 +193,20 @@ def after_finish(outcome: Outcome, reason: str = "", message: str = "", *, cance
             return Next(state=RunState.DEAD, reason=why, message=message, failure_change=1)
         case "ambiguous":
             return Next(state=RunState.AMBIGUOUS, reason=Reason.OUTCOME_UNKNOWN, message=message)
-        case "released" if not cancel_requested:
-            return Next(state=RunState.QUEUED, attempt_change=-1, reason=_reason(reason), message=message)
-        case "cancelled" | "released":
+        case "released" | "waiting" if not cancel_requested:
+            return _after_handing_back(outcome, _reason(reason), message)
+        case "cancelled" | "released" | "waiting":
             return Next(state=RunState.CANCELLED, reason=Reason.CANCELLED, message=message)
         case _:
             assert_never(outcome)
+
+
+def _after_handing_back(outcome: Outcome, why: Reason | None, message: str) -> Next:
+    """Return what a run becomes that goes on later; it has used up no attempt."""
+    if outcome == "released":
+        return Next(state=RunState.QUEUED, attempt_change=-1, reason=why, message=message)
+    reason = Reason.WAITS_FOR_APPROVAL
+    return Next(state=RunState.WAITING, reason=reason, message=message, attempt_change=-1)
 
 
 def after_failure(

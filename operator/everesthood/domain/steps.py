@@ -15,6 +15,9 @@ MAX_OUTPUT_BYTES: Final = 262_144
 MAX_MESSAGE: Final = 1000
 """Longest sentence about a failure, in characters."""
 
+MAX_QUESTION: Final = 4000
+"""Longest question to a person, in characters."""
+
 MAX_ITEMS: Final = 1000
 """Most items of one forEach."""
 MAX_ITEMS_BYTES: Final = 8_388_608
@@ -118,7 +121,15 @@ class ForEachStep(_Part, frozen=True, kw_only=True):
     max_parallel: int = 5
 
 
-Member = HttpStep | LlmStep | TransformStep | CodeStep | McpStep | AgentStep | ForEachStep
+class ApprovalStep(_Part, frozen=True, kw_only=True):
+    """A question to a person."""
+
+    message: str
+    deadline_seconds: int = 86_400
+    on_reject: Literal["Fail", "Continue"] = "Fail"
+
+
+Member = HttpStep | LlmStep | TransformStep | CodeStep | McpStep | AgentStep | ForEachStep | ApprovalStep
 KINDS: Final = {
     "http": "http",
     "llm": "llm",
@@ -127,6 +138,7 @@ KINDS: Final = {
     "mcp": "mcp",
     "agent": "agent",
     "for_each": "forEach",
+    "approval": "approval",
 }
 """Fields of a step that say what it does, and the names that people know them by."""
 
@@ -155,6 +167,7 @@ class Step(_Part, frozen=True, kw_only=True):
     mcp: McpStep | None = None
     agent: AgentStep | None = None
     for_each: ForEachStep | None = None
+    approval: ApprovalStep | None = None
 
     @property
     def member(self) -> Member | None:

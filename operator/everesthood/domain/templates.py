@@ -15,9 +15,6 @@ from everesthood.domain.languages import Languages
 from everesthood.domain.places import Place, http_calls, lists, places
 
 MAX_REPORTED: Final = 50
-_LATER: Final = {
-    "approval": "approval steps are",
-}
 _NOT_YET: Final = "not yet supported by this version"
 _ENV_NAMES: Final = frozenset(
     {"PATH", "HOME", "HOSTNAME", "TMPDIR", "IFS", "ENV", "BASH_ENV", "GCONV_PATH", "LOCPATH",
@@ -93,9 +90,10 @@ def at_pointer(path: str, pointer: str) -> str:
 
 
 def _step_problems(path: str, step: LeafStep) -> Iterator[Problem]:
-    for member, what in _LATER.items():
-        if getattr(step, member) is not None:
-            yield Problem(f"{path}.{member}", f"{what} {_NOT_YET}", Reason.NOT_YET_SUPPORTED)
+    if step.approval:
+        for field in ("idempotent", "retry"):
+            if getattr(step, field) is not None:
+                yield Problem(f"{path}.{field}", f"an approval asks once: leave {field} out")
     if step.llm and step.llm.temperature and Decimal(step.llm.temperature) > _HOTTEST:
         yield Problem(f"{path}.llm.temperature", f"must be at most {_HOTTEST}")
     if step.retry and step.retry.initial_seconds > step.retry.max_seconds:
@@ -126,6 +124,9 @@ def _one_loop(path: str, step: Step, outside: set[str]) -> Iterator[Problem]:
         if inner.name in outside:
             message = f"{inner.name} is already the name of a step outside this forEach"
             yield Problem(f"{path}.forEach.steps[{index}].name", message)
+        if inner.approval:
+            message = "an approval cannot stand inside forEach: put it before or after the loop"
+            yield Problem(f"{path}.forEach.steps[{index}].approval", message)
 
 
 def _worker_problems(spec: AgentTemplateSpec) -> Iterator[Problem]:

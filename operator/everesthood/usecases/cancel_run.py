@@ -2,16 +2,18 @@
 
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Conflict, NotFound
-from everesthood.domain.runs import FINAL, Run, RunState
+from everesthood.domain.runs import FINAL, GRACE_SECONDS, Run, RunState
 from everesthood.usecases.ports.record import RunStore
 
 
-async def cancel_run(runs: RunStore, found: Run, *, actor: str, request_id: str) -> Run:
+async def cancel_run(
+    runs: RunStore, found: Run, *, actor: str, request_id: str, grace_seconds: float = GRACE_SECONDS
+) -> Run:
     """Return the run as it is now; cancelling twice is well."""
     _refuse_finished(found)
     if found.state is RunState.CANCELLED:
         return found
-    now = await runs.cancel(found.namespace, found.id, actor, request_id)
+    now = await runs.cancel(found.namespace, found.id, actor, request_id, grace_seconds)
     if now is None:
         raise NotFound(f"There is no run {found.id!r} in namespace {found.namespace!r}.")
     _refuse_finished(now)

@@ -109,6 +109,9 @@ class _Loop:
                 self._settle(await self._under_way.first(or_when=closing, seconds=max(0.0, left)))
                 if closing.done() or left <= 0 or self._failure is not None:
                     await self._end(is_late=left <= 0)
+        except asyncio.CancelledError as cancelled:
+            self._settle(await self._under_way.abandon(*cancelled.args[:1]))
+            raise
         finally:
             self._settle(await self._under_way.abandon())
         if self._failure is not None:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import msgspec
 
 from everesthood.apis.reasons import Reason
-from everesthood.apis.wire import EMPTY, Assignment, Finish, StepRecord
+from everesthood.apis.wire import EMPTY, Ask, Assignment, Finish, StepRecord
 from everesthood.domain import graph
 from everesthood.domain.errors import EveresthoodError, KeyHeld, StepFailed
 from everesthood.domain.steps import MAX_MESSAGE, Agent, Step
+from everesthood.usecases.ask_approval import ask_approval
 from everesthood.usecases.execute_for_each import execute_for_each
 from everesthood.usecases.execute_step import Doing, StepEnd, encoded, execute_step, hand_in, variables
 from everesthood.usecases.ports.worker import Course, Journal, Scope
@@ -24,6 +25,8 @@ async def execute_run(assignment: Assignment, journal: Journal, *, agent: Agent,
         attempt.check_past()
         async with asyncio.timeout(assignment.deadline_at - time.time()):
             await attempt.do_steps()
+            if attempt.asks:
+                return attempt.waiting()
             output = await attempt.output()
     except TimeoutError:
         return attempt.timed_out()
@@ -65,6 +68,8 @@ class _Attempt:
         self._course = Course()
         self._under_way: SideBySide[Step] = SideBySide(self._course, lambda step: step.name)
         self._ended: _Ended | None = None
+        self.asks: dict[str, Ask] = {}
+        """Questions to people, by step: what needs these steps cannot go on."""
 
     def check_past(self) -> None:
         """End at once where an earlier attempt already decided it."""
@@ -76,7 +81,7 @@ class _Attempt:
             raise _Ended("failed", failed.reason, failed.name, failed.message)
 
     async def do_steps(self) -> None:
-        """Do all steps, each as soon as what it needs is done."""
+        """Do all steps, each as soon as what it needs is done, as far as that goes without a person."""
         try:
             while (ready := self._ready()) or self._under_way:
                 if len(ready) == 1 and not self._under_way:
@@ -86,15 +91,18 @@ class _Attempt:
                 if self._ended is not None:
                     self._settle(await self._under_way.wind_down())
                     raise self._ended
+        except asyncio.CancelledError as cancelled:
+            self._settle(await self._under_way.abandon(*cancelled.args[:1]))
+            raise
         finally:
             self._settle(await self._under_way.abandon())
         left = [step.name for step in self._steps if step.name not in self._values]
-        if left:
+        if left and not self.asks:
             raise StepFailed(f"no step can start, yet these are not done: {', '.join(left)}")
 
     def _ready(self) -> tuple[Step, ...]:
         busy = {step.name for step in self._under_way}
-        return graph.ready(self._steps, self._values, busy)
+        return graph.ready(self._steps, self._values, busy | self.asks.keys())
 
     async def _do_alone(self, step: Step) -> None:
         """Do the only step there is to do; most runs are chains, and need no task for each step."""
@@ -108,6 +116,8 @@ class _Attempt:
 
     async def _do(self, step: Step) -> StepEnd:
         execute = execute_step if step.for_each is None else execute_for_each
+        if step.approval is not None:
+            execute = ask_approval
         return await execute(self._scope(step), self._doing)
 
     def _scope(self, step: Step) -> Scope:
@@ -132,6 +142,9 @@ class _Attempt:
             self._take_in(step, end)
 
     def _take_in(self, step: Step, end: StepEnd) -> None:
+        if end.ask is not None:
+            self.asks[step.name] = end.ask
+            return
         hand_in(end, step, self._journal, self._doing.figures)
         if end.is_unknown:
             said = f"{end.record.message}; whether it took effect is not known"
@@ -160,6 +173,13 @@ class _Attempt:
                 where, what = problems[0]
                 raise StepFailed(f"output{where}: {what}", Reason.OUTPUT_INVALID)
         return raw
+
+    def waiting(self) -> Finish:
+        """Return the end of an attempt after which only people can go on."""
+        asks = tuple(self.asks.values())
+        said = "; ".join(f"steps.{ask.step}: {ask.message}" for ask in asks)
+        finish = self.finish("waiting", reason=Reason.WAITS_FOR_APPROVAL, message=said)
+        return msgspec.structs.replace(finish, asks=asks)
 
     def timed_out(self) -> Finish:
         """Return the end of a run that is out of time."""

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from everesthood.apis.reasons import Reason
-from everesthood.apis.wire import StepRecord
+from everesthood.apis.wire import Ask, StepRecord
 from everesthood.domain.attempts import SHORT_HOLD_SECONDS, next_pause
 from everesthood.domain.errors import (
     EveresthoodError,
@@ -48,6 +48,8 @@ class StepEnd:
     is_unknown: bool = False
     """Nobody knows whether it took effect."""
     failure: EveresthoodError | None = None
+    ask: Ask | None = None
+    """It has not ended: it waits for a person, and nothing is written of it."""
 
 
 def encoded(value: object, what: str) -> msgspec.Raw:

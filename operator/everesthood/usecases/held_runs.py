@@ -44,7 +44,7 @@ class HeldRun:
         if self.stop is None or why is Stop.LOST:
             self.stop = why
         if self.task is not None:
-            self.task.cancel()
+            self.task.cancel(why.value)  # said along, since a person's wish leaves time to tidy up
 
     def end(self) -> Finish | None:
         """Return what to hand in for a run that was broken off."""

@@ -6,6 +6,8 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import Checkpoint, Finish, Held, LogLine, StepRecord
 from everesthood.domain.errors import StepFailed
@@ -197,12 +199,4 @@ def _tell(note: Note, *, lost: bool) -> None:
 def _with_steps(finish: Finish, steps: tuple[StepRecord, ...]) -> Finish:
     if steps == finish.steps:
         return finish
-    return Finish(
-        run=finish.run,
-        fence=finish.fence,
-        outcome=finish.outcome,
-        steps=steps,
-        output=finish.output,
-        reason=finish.reason,
-        message=finish.message,
-    )
+    return msgspec.structs.replace(finish, steps=steps)

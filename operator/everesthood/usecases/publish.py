@@ -66,7 +66,13 @@ class Publisher:
             state = await self._registry.queue_state(uid)
         except Unavailable:
             return Queue(reached=False)
-        queue = Queue(reached=True, ready=state.ready, open_revisions=state.open_revisions)
+        queue = Queue(
+            reached=True,
+            ready=state.ready,
+            open_revisions=state.open_revisions,
+            pause=state.pause,
+            stop=state.stop,
+        )
         if queue.ready:
             self._queues[uid] = queue
         return queue

@@ -51,10 +51,10 @@ class SideBySide(Generic[K]):
             await asyncio.wait(self._tasks)
         return self._taken({*self._tasks})
 
-    async def abandon(self) -> list[tuple[K, StepEnd]]:
+    async def abandon(self, why: object = None) -> list[tuple[K, StepEnd]]:
         """Break off everything; return what ended in that moment all the same."""
         for task in self._tasks:
-            task.cancel()
+            task.cancel(why)
         if self._tasks:
             await asyncio.wait(self._tasks)
         broken = [task for task in self._tasks if task.cancelled() or task.exception() is not None]

@@ -17,6 +17,7 @@ from everesthood.apis.wire import (
 )
 from everesthood.domain import run_ids
 from everesthood.domain.errors import Invalid
+from everesthood.domain.steps import MAX_QUESTION
 from everesthood.usecases.ports.bell import Bell
 from everesthood.usecases.ports.record import WorkerSeat, WorkStore
 
@@ -25,6 +26,7 @@ _MOST_RUNS: Final = 1000
 _MESSAGE_LENGTH: Final = 8192
 _MOST_TRIES: Final = 10_000
 _LAST_SECOND: Final = 253_402_300_799
+_LONGEST_DEADLINE: Final = 2_592_000
 _INT: Final = 2**31
 
 
@@ -63,6 +65,8 @@ def _check(request: WorkRequest) -> None:
             raise Invalid(f"{path}.output: larger than {OUTPUT_BYTES} bytes.")
         if isinstance(written, Finish) and written.retry_after_seconds is not None:
             _check_wait(f"{path}.retry_after_seconds", written.retry_after_seconds)
+        if isinstance(written, Finish):
+            _check_asks(path, written)
     for index, line in enumerate(request.logs):
         _check_hold(f"logs[{index}]", line.run, line.fence)
         _check_time(f"logs[{index}].at", line.at)
@@ -89,6 +93,16 @@ def _check_step(path: str, step: StepRecord) -> None:
         raise Invalid(f"{path}.tries: must be from 0 to {_MOST_TRIES}.")
     _check_time(f"{path}.started_at", step.started_at)
     _check_time(f"{path}.finished_at", step.finished_at)
+
+
+def _check_asks(path: str, finish: Finish) -> None:
+    if (finish.outcome == "waiting") != bool(finish.asks):
+        raise Invalid(f"{path}.asks: a run waits with at least one question, and asks none otherwise.")
+    for ask in finish.asks:
+        if len(ask.message) > MAX_QUESTION:
+            raise Invalid(f"{path}.asks.{ask.step}.message: longer than {MAX_QUESTION} characters.")
+        if not 1 <= ask.deadline_seconds <= _LONGEST_DEADLINE:
+            raise Invalid(f"{path}.asks.{ask.step}.deadline_seconds: from 1 to {_LONGEST_DEADLINE}.")
 
 
 def _check_wait(path: str, seconds: float) -> None:

@@ -60,7 +60,8 @@ class Worker:
     async def serve(self) -> None:
         """Work until `stop` has handed everything in."""
         self._loop = asyncio.get_running_loop()
-        side = [asyncio.create_task(self._watch_leases()), asyncio.create_task(self._keep_leases())]
+        watching = (self._watch_leases(), self._keep_leases(), self._hear_cancellations())
+        side = [asyncio.create_task(one) for one in watching]
         self._pumping = asyncio.create_task(self._pump())
         try:
             await asyncio.wait([self._pumping, *side], return_when=asyncio.FIRST_COMPLETED)
@@ -242,7 +243,7 @@ class Worker:
     def _cancel(self, held: HeldRun) -> None:
         if self._held.forget_waiting(held):
             self._hand_back(held, Stop.CANCEL)
-        else:
+        elif held.stop is None:  # once: what its code does about it must not be broken off in turn
             held.break_off(Stop.CANCEL)
 
     def _hand_back(self, held: HeldRun, why: Stop) -> None:
@@ -270,6 +271,21 @@ class Worker:
             every = self._held.heartbeat_seconds(_LEASE_SECONDS)
             if time.monotonic() - beat_at >= every and await self._heartbeat():
                 beat_at = time.monotonic()
+
+    async def _hear_cancellations(self) -> None:
+        """Ask as soon as a run may have been cancelled; the answer to a heartbeat says which."""
+        while True:
+            if not self._held.running + self._held.waiting:
+                await asyncio.sleep(_BEAT_CHECK_SECONDS)
+                continue
+            try:
+                changed = await self._gateway.watch()
+            except EveresthoodError as error:
+                log.debug("cancellations are heard of at the next heartbeat only: %s", error.message)
+                await asyncio.sleep(_LONGEST_BACKOFF_SECONDS)
+            else:
+                if changed:
+                    await self._heartbeat()
 
     async def _heartbeat(self) -> bool:
         """Renew all leases; False to try again soon."""

@@ -98,6 +98,10 @@ class GatewayClient:
         """Renew the leases of held runs."""
         return await self._ask("POST", wire.HEARTBEAT_PATH, request, wire.HeartbeatReply)
 
+    async def watch(self) -> bool:
+        """Wait a few seconds; True as soon as a run of the instance may have been cancelled."""
+        return (await self._ask("POST", wire.WATCH_PATH, None, wire.WatchReply)).changed
+
     async def lease(self, slot: str) -> wire.CredentialLease:
         """Return the credential bound to a slot."""
         return await self._ask("POST", wire.LEASE_PATH, wire.LeaseRequest(slot=slot), wire.CredentialLease)

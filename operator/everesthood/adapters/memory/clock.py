@@ -6,9 +6,19 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 
 from everesthood.adapters.memory import limits, schedules
+from everesthood.adapters.memory.control import answer, cancel_stopped
 from everesthood.adapters.memory.record import Record, RunRow
-from everesthood.domain.runs import Next, RunState, after_deadline, after_lease_expiry, after_waiting
-from everesthood.usecases.ports.record import DueBell, Fired, QueueOwner
+from everesthood.domain.approvals import SCHEDULER, settle_unanswered
+from everesthood.domain.runs import (
+    FINAL,
+    Next,
+    RunState,
+    after_deadline,
+    after_lease_expiry,
+    after_waiting,
+)
+from everesthood.usecases.ports.control import run_target
+from everesthood.usecases.ports.record import AuditEntry, DueBell, Fired, QueueOwner
 
 
 class MemoryClock:
@@ -36,7 +46,9 @@ class MemoryClock:
             return after_waiting()
         if row.state is RunState.QUEUED and ends is not None and ends <= now:
             return after_deadline()
-        if row.state is not RunState.RUNNING or row.lease_until is None or row.lease_until >= now:
+        if row.state is not RunState.RUNNING or row.lease_until is None:
+            return None
+        if row.lease_until >= now and (row.cancel_by is None or row.cancel_by > now):
             return None
         return after_lease_expiry(
             attempt=row.attempt - row.failures,
@@ -45,6 +57,33 @@ class MemoryClock:
             deadline_at=ends,
             now=now,
         )
+
+    async def expire_approvals(self) -> int:
+        """End questions whose deadline passed."""
+        with self._record.reach():
+            return sum([self._expire(row) for row in self._record.rows.values()])
+
+    def _expire(self, row: RunRow) -> int:
+        now, found = self._record.now(), 0
+        for asked in sorted(row.approvals.values(), key=lambda one: one.open.step):
+            if asked.verdict is not None or asked.open.deadline_at > now:
+                continue
+            if row.state in FINAL:
+                del row.approvals[asked.open.step]
+                continue
+            answer(self._record, row, asked, settle_unanswered(row.state, asked.open.step), by=SCHEDULER)
+            target = run_target(row.request.id, asked.open.step)
+            entry = AuditEntry(
+                namespace=row.request.namespace, actor=SCHEDULER, action="run.approval-expire", target=target
+            )
+            self._record.audit.append(entry)
+            found += 1
+        return found
+
+    async def cancel_stopped(self) -> int:
+        """Cancel what runs in organisations whose stop says so."""
+        with self._record.reach():
+            return cancel_stopped(self._record)
 
     async def fire_schedules(self, limit: int) -> Fired:
         """Accept the runs of due schedules and plan their next times."""
@@ -66,7 +105,7 @@ class MemoryClock:
 
     def _bell(self, row: RunRow) -> DueBell | None:
         instance = self._record.live(row.request.instance_uid)
-        if instance is None or limits.is_held(self._record, instance):
+        if instance is None or not self._record.hands_out(instance) or limits.is_held(self._record, instance):
             return None
         fresh = None if instance.published.suspended else instance.published.current_revision
         revision = row.revision or fresh

@@ -4,16 +4,29 @@ One `Record` is shared by the views `runs`, `work`, `clock`, `registry` and `gat
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from everesthood.apis.reasons import Reason
+from everesthood.domain.approvals import OnReject, Verdict
 from everesthood.domain.errors import Unavailable
 from everesthood.domain.limits import UNLIMITED, Limits
-from everesthood.domain.runs import FINAL, Next, Run, RunId, RunRequest, RunState, deadline
+from everesthood.domain.queues import Pause, Stop
+from everesthood.domain.runs import (
+    FINAL,
+    GRACE_SECONDS,
+    Approval,
+    Next,
+    Run,
+    RunId,
+    RunRequest,
+    RunState,
+    deadline,
+)
 from everesthood.domain.schedules import Planned, Schedule
 from everesthood.usecases.ports.record import AuditEntry, StoredLine, StoredStep
 from everesthood.usecases.ports.registry import (
@@ -30,6 +43,16 @@ HELD: Final = datetime.max.replace(tzinfo=UTC)
 def utc_now() -> datetime:
     """Return the time as it is."""
     return datetime.now(UTC)
+
+
+@dataclass(slots=True, kw_only=True)
+class ApprovalRow:
+    """A question and what became of it."""
+
+    open: Approval
+    on_reject: OnReject
+    verdict: Verdict | None = None
+    decided_by: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,6 +78,11 @@ class RunRow:
     failures: int = 0
     failed_attempt: int = 0
     """The last attempt that failed and was to be tried again."""
+    cancel_by: datetime | None = None
+    """When a cancelled run ends, whatever its worker does."""
+    approvals: dict[str, ApprovalRow] = field(default_factory=dict)
+    answered: bool = False
+    """A question was decided while the run did not wait."""
     steps: dict[str, StoredStep] = field(default_factory=dict)
     log: list[StoredLine] = field(default_factory=list)
 
@@ -62,6 +90,11 @@ class RunRow:
     def deadline_at(self) -> datetime | None:
         """Return when the run is out of time."""
         return deadline(started_at=self.started_at, max_run_seconds=self.request.max_run_seconds)
+
+    def extend(self, by: timedelta) -> None:
+        """Give the run more time in all, for it stood still without its doing."""
+        seconds = self.request.max_run_seconds + math.ceil(by.total_seconds())
+        self.request = replace(self.request, max_run_seconds=seconds)
 
     def take(self, request: RunRequest, now: datetime) -> None:
         """Write what a request asks for; it may take the place of an earlier one."""
@@ -98,6 +131,7 @@ class InstanceRow:
     """A published instance and the state of its queue."""
 
     published: PublishedInstance
+    pause: Pause | None = None
     queue_ready: bool = False
     deleted: bool = False
 
@@ -169,10 +203,13 @@ class Record:
         self.rows: dict[RunId, RunRow] = {}
         self.idempotency: dict[tuple[str, str], tuple[bytes, RunId]] = {}
         self.audit: list[AuditEntry] = []
+        self.stops: dict[str, Stop] = {}
+        """By namespace."""
         self.duties: dict[str, asyncio.Lock] = {}
         self.run_changed = Topic()
         self.registry_changed = Topic()
         self.queue_changed = Topic()
+        self.cancelled = Topic()
         self.down = False
         """True makes every call raise Unavailable, as when PostgreSQL is away."""
 
@@ -187,6 +224,19 @@ class Record:
         """Return the instance unless it is deleted."""
         row = self.instances.get(uid)
         return None if row is None or row.deleted else row
+
+    def hands_out(self, row: InstanceRow) -> bool:
+        """Return whether people let the queue hand runs out."""
+        return row.pause is None and row.published.namespace not in self.stops
+
+    def cancel(
+        self, row: RunRow, reason: Reason | None, message: str, grace_seconds: float = GRACE_SECONDS
+    ) -> None:
+        """Mark a running run, so that its worker stops it, and tell of it."""
+        row.cancel_requested, row.reason, row.message = True, reason, message
+        row.cancel_by = self.now() + timedelta(seconds=grace_seconds)
+        self.run_changed.tell(row.request.id)
+        self.cancelled.tell(row.request.instance_uid)
 
     def held(self, run: str, fence: int, instance_uid: str) -> RunRow | None:
         """Return the run if this attempt of this instance holds it."""
@@ -226,6 +276,7 @@ def as_run(row: RunRow, *, whole: bool = True) -> Run:
         schedule=asked.schedule,
         fire_at=asked.fire_at,
         failures=row.failures,
+        approvals=() if row.state in FINAL else _open(row),
         due_at=row.due_at if row.state is RunState.QUEUED else None,
         priority=asked.priority,
         expires_at=row.expires_at,
@@ -233,3 +284,8 @@ def as_run(row: RunRow, *, whole: bool = True) -> Run:
         template=row.template,
         labels=asked.labels,
     )
+
+
+def _open(row: RunRow) -> tuple[Approval, ...]:
+    found = [asked.open for asked in row.approvals.values() if asked.verdict is None]
+    return tuple(sorted(found, key=lambda one: (one.asked_at, one.step)))

@@ -85,8 +85,7 @@ class MemoryRegistry:
             if becomes is None:
                 continue
             if becomes.state is RunState.RUNNING:
-                row.cancel_requested, row.reason, row.message = True, becomes.reason, becomes.message
-                self._record.run_changed.tell(row.request.id)
+                self._record.cancel(row, becomes.reason, becomes.message)
             else:
                 self._record.end(row, becomes)
         self._record.queue_changed.tell(uid)
@@ -113,7 +112,12 @@ class MemoryRegistry:
         """Return how far the instance's queue is."""
         with self._record.reach():
             row = self._record.instances.get(uid)
-            return QueueState(ready=row is not None and row.queue_ready, open_revisions=self._open(uid))
+            return QueueState(
+                ready=row is not None and row.queue_ready,
+                open_revisions=self._open(uid),
+                pause=None if row is None else row.pause,
+                stop=None if row is None else self._record.stops.get(row.published.namespace),
+            )
 
     def _open(self, uid: str) -> frozenset[str]:
         rows = (row for row in self._record.rows.values() if row.request.instance_uid == uid)

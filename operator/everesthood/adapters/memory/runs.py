@@ -9,8 +9,9 @@ from everesthood.adapters.memory.record import Record, RunRow, as_run
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Conflict, NotFound
 from everesthood.domain.limits import Denial
+from everesthood.domain.queues import STOPPED
 from everesthood.domain.run_ids import first_at
-from everesthood.domain.runs import FINAL, Run, RunId, RunRequest, RunState, after_cancel
+from everesthood.domain.runs import FINAL, GRACE_SECONDS, Run, RunId, RunRequest, RunState, after_cancel
 from everesthood.usecases.ports.record import (
     Accepted,
     AuditEntry,
@@ -55,6 +56,8 @@ class MemoryRuns:
             row = self._record.live(request.instance_uid)
             if row is None:
                 raise NotFound("The AgentInstance was deleted.", Reason.INSTANCE_NOT_FOUND)
+            if request.namespace in self._record.stops:
+                raise Conflict(STOPPED, Reason.ORGANIZATION_STOPPED)
             if request.id in self._record.rows:
                 raise Conflict(f"A run {request.id} exists.")
             now = self._record.now()
@@ -70,7 +73,7 @@ class MemoryRuns:
             action = "run.accept" if request.replay_of is None else "run.replay"
             self._audit(request.namespace, request.requested_by, action, request.id, request.request_id)
             revision = row.published.current_revision
-            rings = revision is not None and not row.published.suspended
+            rings = revision is not None and not row.published.suspended and self._record.hands_out(row)
             return Accepted(
                 run=request.id, ring=(request.instance_uid, revision) if rings and revision else None
             )
@@ -132,20 +135,29 @@ class MemoryRuns:
         """Return the run if it is in that namespace."""
         with self._record.reach():
             row = self._record.rows.get(run)
-            return None if row is None or row.request.namespace != namespace else as_run(row)
+            return None if row is None or row.request.namespace != namespace else self._seen(row)
 
     async def list(self, wanted: RunFilter) -> Page:
         """Return a page, newest first."""
         with self._record.reach():
             rows = [row for row in self._record.rows.values() if _matches(row, wanted)]
+            if wanted.replayed is not None:
+                rows = [row for row in rows if (self._replay(row) is not None) is wanted.replayed]
             rows.sort(key=lambda row: row.request.id, reverse=True)
-            runs = [as_run(row, whole=False) for row in rows[: wanted.limit]]
+            runs = [self._seen(row, whole=False) for row in rows[: wanted.limit]]
             return Page(runs=runs, next=runs[-1].id if len(runs) == wanted.limit else None)
 
     async def kept_back(self, run: Run) -> Denial | None:
         """Return which limit keeps a due run back."""
         with self._record.reach():
             return limits.kept_back(self._record, run.instance_uid)
+
+    def _seen(self, row: RunRow, *, whole: bool = True) -> Run:
+        return replace(as_run(row, whole=whole), replayed_by=self._replay(row))
+
+    def _replay(self, row: RunRow) -> RunId | None:
+        rows = self._record.rows.values()
+        return max((one.request.id for one in rows if one.request.replay_of == row.request.id), default=None)
 
     async def steps(self, run: RunId) -> Sequence[StoredStep]:
         """Return the steps of a run."""
@@ -159,7 +171,14 @@ class MemoryRuns:
             row = self._record.rows.get(run)
             return [] if row is None else [line for line in row.log if line.seq > after][:limit]
 
-    async def cancel(self, namespace: str, run: RunId, actor: str, request_id: str) -> Run | None:
+    async def cancel(
+        self,
+        namespace: str,
+        run: RunId,
+        actor: str,
+        request_id: str,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> Run | None:
         """Cancel a waiting run, mark a running one."""
         with self._record.reach():
             row = self._record.rows.get(run)
@@ -170,11 +189,10 @@ class MemoryRuns:
                 self._audit(namespace, actor, "run.cancel", run, request_id)
                 if becomes.state is RunState.CANCELLED:
                     self._record.end(row, becomes)
+                    row.cancel_requested = True
                 else:
-                    row.reason, row.message = becomes.reason, becomes.message
-                row.cancel_requested = True
-                self._record.run_changed.tell(run)
-            return as_run(row)
+                    self._record.cancel(row, becomes.reason, becomes.message, grace_seconds)
+            return self._seen(row)
 
     async def schedules(self, instance_uid: str) -> Sequence[StoredSchedule]:
         """Return the schedules of an instance by name."""

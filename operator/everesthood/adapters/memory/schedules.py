@@ -43,7 +43,10 @@ def fire(record: Record, limit: int) -> Fired:
     due = [
         (row.planned.due_at, uid, row.planned, row)
         for (uid, _), row in record.schedules.items()
-        if row.active and row.planned is not None and row.planned.due_at <= now
+        if row.active
+        and row.planned is not None
+        and row.planned.due_at <= now
+        and record.instances[uid].published.namespace not in record.stops
     ]
     due.sort(key=lambda found: found[:2])
     started = skipped = cancelled = 0
@@ -100,10 +103,10 @@ def _cancel(record: Record, uid: str, row: ScheduleRow, firing: Firing) -> int:
             continue
         if becomes.state is RunState.CANCELLED:
             record.end(run, becomes)
+            run.cancel_requested = True
+            record.run_changed.tell(run.request.id)
         else:
-            run.reason, run.message = becomes.reason, becomes.message
-        run.cancel_requested = True
-        record.run_changed.tell(run.request.id)
+            record.cancel(run, becomes.reason, becomes.message)
         _note(record, run, "run.cancel", "")
     return len(earlier)
 
@@ -149,6 +152,6 @@ def release(record: Record, limit: int) -> list[tuple[str, str]]:
             continue
         row.due_at, row.reason, row.message = record.now(), None, ""
         revision = instance.published.current_revision
-        if revision is not None and not instance.published.suspended:
+        if revision is not None and not instance.published.suspended and record.hands_out(instance):
             released.append((asked.instance_uid, revision))
     return released

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from everesthood.adapters.memory import limits
-from everesthood.adapters.memory.record import HELD, Record, RunRow
+from everesthood.adapters.memory.record import HELD, ApprovalRow, Record, RunRow
 from everesthood.apis.wire import (
+    Ask,
     Assignment,
     Checkpoint,
     Finish,
@@ -22,6 +23,7 @@ from everesthood.apis.wire import (
 )
 from everesthood.domain.runs import (
     LONGEST_RETRY_AFTER_SECONDS,
+    Approval,
     Next,
     RunId,
     RunState,
@@ -102,6 +104,13 @@ class MemoryWork:
         becomes = after_finish(
             finish.outcome, finish.reason, finish.message, cancel_requested=row.cancel_requested
         )
+        now = self._record.now()
+        for ask in finish.asks:
+            _ask(row, ask, now)
+        if becomes.state is RunState.WAITING:
+            if row.answered:
+                becomes = replace(becomes, state=RunState.QUEUED)
+            row.answered = False
         if becomes.state is RunState.SUCCEEDED:
             row.output = bytes(finish.output)
         elif becomes.state is RunState.QUEUED:
@@ -142,7 +151,7 @@ class MemoryWork:
     def _open_to(self, seat: WorkerSeat) -> list[RunRow]:
         """Return queued runs of the worker's own revision, and new ones if it is the current."""
         instance = self._record.live(seat.instance_uid)
-        if instance is None:
+        if instance is None or not self._record.hands_out(instance):
             return []
         published = instance.published
         takes_new = published.current_revision == seat.revision and not published.suspended
@@ -193,6 +202,13 @@ class MemoryWork:
                 if row.cancel_requested:
                     cancel.append(mine.run)
             return HeartbeatReply(lost=tuple(lost), cancel=tuple(cancel))
+
+
+def _ask(row: RunRow, ask: Ask, now: datetime) -> None:
+    """Keep a question as it was asked first."""
+    deadline = now + timedelta(seconds=ask.deadline_seconds)
+    made = Approval(step=ask.step, message=ask.message, asked_at=now, deadline_at=deadline)
+    row.approvals.setdefault(ask.step, ApprovalRow(open=made, on_reject=ask.on_reject))
 
 
 def _time(seconds: float) -> datetime | None:

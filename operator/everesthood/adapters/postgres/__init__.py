@@ -1,6 +1,7 @@
 """The record in PostgreSQL: runs, what the controller published, and what happened to both."""
 
 from everesthood.adapters.postgres.clock_store import PostgresClock
+from everesthood.adapters.postgres.control import PostgresCancellations, PostgresControl
 from everesthood.adapters.postgres.gateway_store import PostgresGateway
 from everesthood.adapters.postgres.listen import Listener
 from everesthood.adapters.postgres.migrate import check_schema, migrate
@@ -12,7 +13,9 @@ from everesthood.adapters.postgres.work_store import PostgresWork
 __all__ = [
     "Database",
     "Listener",
+    "PostgresCancellations",
     "PostgresClock",
+    "PostgresControl",
     "PostgresGateway",
     "PostgresRegistry",
     "PostgresRuns",

@@ -9,6 +9,7 @@ from everesthood.adapters.postgres.announce import Announcer
 from everesthood.adapters.postgres.pool import Database, Row, again, sql
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Conflict, EveresthoodError, Invalid, NotFound, Unavailable
+from everesthood.domain.queues import STOPPED
 from everesthood.domain.runs import RunId, RunRequest
 from everesthood.usecases.ports.record import Accepted
 
@@ -151,6 +152,8 @@ def _marks(request: RunRequest) -> set[tuple[str, str, str]]:
 def _answer(request: RunRequest, row: Row | None) -> Accepted | EveresthoodError:
     if row is None:
         return NotFound("The AgentInstance was deleted.", Reason.INSTANCE_NOT_FOUND)
+    if row["stopped"]:
+        return Conflict(STOPPED, Reason.ORGANIZATION_STOPPED)
     if row["digest"] is not None:
         return repeated(request, row["digest"], RunId(row["run"]))
     ring = None if row["revision"] is None else (request.instance_uid, row["revision"])

@@ -9,7 +9,7 @@ from typing import Final
 
 import asyncpg
 
-from everesthood.adapters.postgres import rows, schedules
+from everesthood.adapters.postgres import control, rows, schedules
 from everesthood.adapters.postgres.announce import Announcer
 from everesthood.adapters.postgres.listen import QUEUES, REGISTRY, Listener
 from everesthood.adapters.postgres.pool import CONNECT_SECONDS, Database, Row, again, sql
@@ -60,6 +60,24 @@ class PostgresClock:
             )
         self._announcer.changed(run for run, _ in verdicts)
         return [becomes.state for _, becomes in verdicts]
+
+    async def expire_approvals(self) -> int:
+        """End questions whose deadline passed, batch by batch."""
+        ended = 0
+        while True:
+            runs = await again(self._expire_batch)
+            self._announcer.changed(runs)
+            ended += len(runs)
+            if not runs:  # of each run, a batch has one question
+                return ended
+
+    async def _expire_batch(self) -> list[str]:
+        async with self._database.transaction() as connection:
+            return await control.expire_approvals(connection, _BATCH)
+
+    async def cancel_stopped(self) -> int:
+        """Cancel what runs in organisations whose stop says so."""
+        return await control.cancel_stopped(self._database, self._announcer)
 
     async def fire_schedules(self, limit: int) -> Fired:
         """Accept the runs of due schedules and plan their next times."""

@@ -17,6 +17,7 @@ from everesthood.domain.errors import EveresthoodError
 RUNS: Final = "everesthood_runs"
 REGISTRY: Final = "everesthood_registry"
 QUEUES: Final = "everesthood_queues"
+CANCELS: Final = "everesthood_cancels"
 EVERYTHING: Final = "*"
 """As a payload: look at all you know."""
 _PAUSE_SECONDS: Final = 1.0
@@ -55,7 +56,9 @@ class Listener:
     def __init__(self, database: Database) -> None:
         """Nothing is opened before the first subscription."""
         self._database = database
-        self._subscriptions: dict[str, set[Subscription]] = {RUNS: set(), REGISTRY: set(), QUEUES: set()}
+        self._subscriptions: dict[str, set[Subscription]] = {
+            channel: set() for channel in (RUNS, REGISTRY, QUEUES, CANCELS)
+        }
         self._task: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
 
@@ -74,6 +77,11 @@ class Listener:
     async def ready(self) -> None:
         """Wait until the server listens for us."""
         await self._listening.wait()
+
+    def wake(self, channel: str) -> None:
+        """Tell all subscriptions of a channel to look."""
+        for subscription in self._subscriptions[channel]:
+            subscription.tell([EVERYTHING])
 
     async def close(self) -> None:
         """Stop listening."""

@@ -90,6 +90,8 @@ def _walk(wanted: RunFilter) -> str:
         return _LABEL_WALK
     if wanted.states and wanted.states <= _FAILED:
         where = "state in (4, 5, 6, 7)"
+    elif wanted.states == {RunState.WAITING}:
+        where = "state = 2"
     elif len(wanted.states) == 1 and (single := _SINGLE.get(next(iter(wanted.states)))):
         where = single
     else:
@@ -108,7 +110,7 @@ def _bounds(wanted: RunFilter, window: int) -> tuple[object, ...]:
 
 def _filters(wanted: RunFilter) -> tuple[object, ...]:
     states = [rows.CODES[state] for state in wanted.states]
-    return states, wanted.reason, wanted.template, wanted.revision, _pattern(wanted.text)
+    return states, wanted.reason, wanted.template, wanted.revision, _pattern(wanted.text), wanted.replayed
 
 
 def _pattern(text: str | None) -> str | None:

@@ -8,7 +8,7 @@ from everesthood.adapters.postgres import limits, rows, schedules
 from everesthood.adapters.postgres.announce import Announcer
 from everesthood.adapters.postgres.listen import QUEUES, REGISTRY, Listener
 from everesthood.adapters.postgres.pool import Connection, Database, again, sql
-from everesthood.domain.runs import RunState, after_removal
+from everesthood.domain.runs import GRACE_SECONDS, RunState, after_removal
 from everesthood.usecases.ports.registry import (
     CredentialObservation,
     PublishedCredential,
@@ -117,7 +117,12 @@ class PostgresRegistry:
         row = await self._database.row("queue_state", uid)
         if row is None:
             return QueueState(ready=False, open_revisions=frozenset())
-        return QueueState(ready=row["ready"], open_revisions=frozenset(row["open_revisions"]))
+        return QueueState(
+            ready=row["ready"],
+            open_revisions=frozenset(row["open_revisions"]),
+            pause=rows.pause(row),
+            stop=rows.stop(row),
+        )
 
     async def credential_state(self, uid: str) -> CredentialObservation | None:
         """Return what the gateway saw."""
@@ -147,4 +152,5 @@ async def _remove(connection: Connection, uid: str) -> list[str]:
     await connection.execute(sql("remove_limits"), uid)
     becomes = after_removal(RunState.QUEUED)
     reason, message = (becomes.reason, becomes.message) if becomes else (None, "")
-    return [row["id"] for row in await connection.fetch(sql("cancel_waiting"), uid, reason, message)]
+    found = await connection.fetch(sql("cancel_waiting"), uid, reason, message, float(GRACE_SECONDS))
+    return [row["id"] for row in found]

@@ -6,7 +6,8 @@ import msgspec
 
 from everesthood.adapters.postgres.pool import Row
 from everesthood.apis.reasons import Reason
-from everesthood.domain.runs import Run, RunId, RunState
+from everesthood.domain.queues import Pause, Stop
+from everesthood.domain.runs import Approval, Run, RunId, RunState
 from everesthood.domain.schedules import Missed, Overlap, Schedule
 from everesthood.usecases.ports.record import StoredSchedule
 from everesthood.usecases.ports.registry import PublishedCredential
@@ -14,6 +15,7 @@ from everesthood.usecases.ports.registry import PublishedCredential
 STATES: Final = tuple(RunState)
 CODES: Final = {state: code for code, state in enumerate(STATES)}
 """States are small integers in the table, in the order of the enum."""
+_APPROVALS: Final = msgspec.json.Decoder(tuple[Approval, ...])
 STEP_CODES: Final = {"started": 0, "succeeded": 1, "skipped": 2, "failed": 3}
 
 
@@ -45,9 +47,23 @@ def run(row: Row) -> Run:
         priority=-row["priority"],
         expires_at=row["expires_at"],
         replay_of=None if row["replay_of"] is None else RunId(row["replay_of"]),
+        replayed_by=None if row["replayed_by"] is None else RunId(row["replayed_by"]),
+        approvals=_APPROVALS.decode(row["approvals"]) if row["approvals"] else (),
         template=row["template"],
         labels={} if row["labels"] is None else msgspec.json.decode(row["labels"]),
     )
+
+
+def pause(row: Row) -> Pause | None:
+    """Return the pause of an instance's row."""
+    return None if row["paused_at"] is None else Pause(at=row["paused_at"], by=row["paused_by"])
+
+
+def stop(row: Row) -> Stop | None:
+    """Return the stop of an organisation's row."""
+    if row["stopped_at"] is None:
+        return None
+    return Stop(at=row["stopped_at"], by=row["stopped_by"], message=row["message"], cancels=row["cancels"])
 
 
 def schedule(row: Row) -> Schedule:

@@ -10,12 +10,13 @@ from everesthood.adapters.postgres import limits, listing, rows
 from everesthood.adapters.postgres.accepts import DedupedAccepts, columns, repeated
 from everesthood.adapters.postgres.announce import Announcer
 from everesthood.adapters.postgres.batches import Batches
-from everesthood.adapters.postgres.listen import RUNS, Listener
+from everesthood.adapters.postgres.listen import CANCELS, RUNS, Listener
 from everesthood.adapters.postgres.pool import Connection, Database, again, sql
 from everesthood.apis.reasons import Reason
-from everesthood.domain.errors import EveresthoodError, NotFound
+from everesthood.domain.errors import Conflict, EveresthoodError, NotFound
 from everesthood.domain.limits import Denial, longest
-from everesthood.domain.runs import Run, RunId, RunRequest, after_cancel
+from everesthood.domain.queues import STOPPED
+from everesthood.domain.runs import GRACE_SECONDS, Run, RunId, RunRequest, after_cancel
 from everesthood.usecases.ports.record import (
     Accepted,
     InstanceTarget,
@@ -64,10 +65,11 @@ class PostgresRuns:
 
     async def _accept(self, batch: Sequence[RunRequest]) -> Sequence[Accepted | EveresthoodError]:
         inserted = await self._database.fetch("accept", *columns(batch), [r.schedule for r in batch])
-        rings = {row["id"]: row["revision"] for row in inserted}
+        rings = {row["id"]: row["revision"] for row in inserted if not row["stopped"]}
+        stopped = {row["id"] for row in inserted if row["stopped"]}
         missing = [r for r in batch if str(r.id) not in rings]
         earlier = await self._earlier(missing)
-        return [self._answer(request, rings, earlier) for request in batch]
+        return [self._answer(request, rings, earlier, stopped) for request in batch]
 
     async def _earlier(self, missing: Sequence[RunRequest]) -> dict[tuple[str, str], tuple[bytes, RunId]]:
         keyed = [(r.instance_uid, r.idempotency_key) for r in missing if r.idempotency_key is not None]
@@ -81,12 +83,15 @@ class PostgresRuns:
         request: RunRequest,
         rings: dict[str, str | None],
         earlier: dict[tuple[str, str], tuple[bytes, RunId]],
+        stopped: set[str],
     ) -> Accepted | EveresthoodError:
         if request.id in rings:
             revision = rings[request.id]
             ring = None if revision is None else (request.instance_uid, revision)
             return Accepted(run=request.id, ring=ring)
         known = earlier.get((request.instance_uid, request.idempotency_key or ""))
+        if known is None and request.id in stopped:
+            return Conflict(STOPPED, Reason.ORGANIZATION_STOPPED)
         if known is None:
             return NotFound("The AgentInstance was deleted.", Reason.INSTANCE_NOT_FOUND)
         return repeated(request, *known)
@@ -116,17 +121,25 @@ class PostgresRuns:
         """Return lines with a greater `seq`."""
         return [StoredLine(**dict(row)) for row in await self._database.fetch("log", run, after, limit)]
 
-    async def cancel(self, namespace: str, run: RunId, actor: str, request_id: str) -> Run | None:
+    async def cancel(
+        self,
+        namespace: str,
+        run: RunId,
+        actor: str,
+        request_id: str,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> Run | None:
         """Cancel a waiting run, mark a running one."""
         if not _is_id(run):
             return None
 
-        async def once() -> bool:
+        async def once() -> str | None:
             async with self._database.transaction() as connection:
-                return await _cancel(connection, namespace, run, actor, request_id)
+                return await _cancel(connection, namespace, run, (actor, request_id, grace_seconds))
 
-        if await again(once):
+        if (told := await again(once)) is not None:
             self._announcer.changed([run])
+            await self._database.notify(CANCELS, told)
         return await self.get(namespace, run)
 
     async def schedules(self, instance_uid: str) -> Sequence[StoredSchedule]:
@@ -159,14 +172,17 @@ def _organization(request: RunRequest) -> str:
     return request.namespace
 
 
-async def _cancel(connection: Connection, namespace: str, run: RunId, actor: str, request_id: str) -> bool:
+async def _cancel(
+    connection: Connection, namespace: str, run: RunId, how: tuple[str, str, float]
+) -> str | None:
+    """Return the uid of the run's instance if something changed."""
     row = await connection.fetchrow(sql("lock_run"), run, namespace)
-    becomes = None if row is None else after_cancel(rows.STATES[row["state"]], actor)
+    becomes = None if row is None else after_cancel(rows.STATES[row["state"]], how[0])
     if row is None or becomes is None or row["cancel_requested"]:
-        return False
+        return None
     state, reason = rows.CODES[becomes.state], becomes.reason
-    await connection.execute(sql("cancel"), run, state, reason, rows.text(becomes.message), actor, request_id)
-    return True
+    await connection.execute(sql("cancel"), run, state, reason, rows.text(becomes.message), *how)
+    return str(row["instance_uid"])
 
 
 def _is_id(text: str) -> bool:

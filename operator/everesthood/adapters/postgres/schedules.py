@@ -7,6 +7,7 @@ from typing import Final
 from everesthood.adapters.postgres import rows
 from everesthood.adapters.postgres.pool import Connection, Row, sql
 from everesthood.domain import schedules
+from everesthood.domain.runs import GRACE_SECONDS
 from everesthood.domain.schedules import Due, Firing, Planned, Schedule
 from everesthood.usecases.ports.record import Fired
 from everesthood.usecases.ports.registry import PublishedInstance
@@ -137,6 +138,7 @@ async def _cancel(connection: Connection, dues: Sequence[Due], firings: Sequence
         [rows.CODES[becomes.state] for _, becomes in verdicts],
         [becomes.reason for _, becomes in verdicts],
         [becomes.message for _, becomes in verdicts],
+        float(GRACE_SECONDS),
     )
     return [run for run, _ in verdicts]
 

@@ -74,6 +74,9 @@ class PostgresWork:
 
     async def _work(self, batch: Sequence[Call]) -> Sequence[WorkReply | EveresthoodError]:
         queues = _wants(batch)
+        if asks := list(_asks(batch)):
+            # Before the runs wait, so that a run that waits has its question; kept once, however often asked.
+            await self._database.fetch("ask", *_turned(asks, 7))
         wants = _turned([(*queue, wanted) for queue, wanted in queues.items()], 3)
         ends, steps, lines = list(_ends(batch)), list(_steps(batch)), list(_lines(batch))
         if ends or steps or lines:
@@ -244,6 +247,15 @@ def _end(seat: WorkerSeat, end: Finish) -> tuple[object, ...]:
         None if wait is None else min(wait, LONGEST_RETRY_AFTER_SECONDS),
         _CHANCE.random(),
     )
+
+
+def _asks(batch: Sequence[Call]) -> Iterator[tuple[object, ...]]:
+    for seat, request in batch:
+        for end in request.finished:
+            mark = (end.run, end.fence, seat.instance_uid)
+            for ask in end.asks:
+                words = (rows.text(ask.step), rows.text(ask.message))
+                yield (*mark, *words, ask.deadline_seconds, ask.on_reject)
 
 
 def _steps(batch: Sequence[Call]) -> Iterable[tuple[object, ...]]:

@@ -15,12 +15,15 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 import structlog
 
+from everesthood.domain.runs import LONGEST_GRACE_SECONDS
+from everesthood.usecases.held_runs import Stop
+
 T = TypeVar("T")
 
 STALLED_SECONDS: Final = 5.0
 """A loop that has not gone round for so long is left behind."""
 TIDY_SECONDS: Final = 1.0
-"""How long code that is cancelled may tidy up before nobody waits for it any more."""
+"""How long code that is cut off may tidy up before nobody waits for it any more."""
 _BEAT_SECONDS: Final = 0.5
 
 _log = structlog.get_logger(__name__)
@@ -67,9 +70,10 @@ class AuthorsLoop:
 
         try:
             return (await asyncio.wrap_future(self._start(there()))).result()
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
+            by_person = Stop.CANCEL.value in cancelled.args  # then the record says when the grace is over
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TIDY_SECONDS):
+                async with asyncio.timeout(LONGEST_GRACE_SECONDS if by_person else TIDY_SECONDS):
                     await ended.wait()
             raise
 

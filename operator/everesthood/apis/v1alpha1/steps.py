@@ -207,10 +207,29 @@ class McpStep(Model):
 
 
 class ApprovalStep(Model):
-    """Waits for a person."""
+    """Waits for a person; the output is `{approved, by, comment, at}`."""
 
-    message: Annotated[TemplateText, Field(description="What is to be approved, a template.")]
-    deadline_seconds: Annotated[int, Field(ge=60, le=2_592_000, description="Then the run ends.")] = 86_400
+    message: Annotated[
+        TemplateText,
+        Field(
+            description=(
+                "What is to be approved, a template. Whoever may list runs sees it, "
+                "up to 4000 characters of it."
+            )
+        ),
+    ]
+    deadline_seconds: Annotated[
+        int, Field(ge=60, le=2_592_000, description="Longest wait for an answer; then the step fails.")
+    ] = 86_400
+    on_reject: Annotated[
+        Literal["Fail", "Continue"],
+        Field(
+            description=(
+                "What a no does. `Fail`: the step fails, and with it the run. "
+                "`Continue`: the run goes on, and `approved` of the output is false."
+            )
+        ),
+    ] = "Fail"
 
 
 class Retry(Model):

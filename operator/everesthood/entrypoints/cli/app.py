@@ -12,6 +12,8 @@ from typer._completion_shared import get_completion_script
 from everesthood import __version__
 from everesthood.entrypoints.cli import catalogue
 from everesthood.entrypoints.cli.api import Connection
+from everesthood.entrypoints.cli.control import org, queue
+from everesthood.entrypoints.cli.decide import approve, resolve
 from everesthood.entrypoints.cli.exits import Code, Stopped
 from everesthood.entrypoints.cli.kubectl import Kubectl
 from everesthood.entrypoints.cli.main import PROCESSES, start
@@ -27,6 +29,10 @@ _QUICK: Final = {
     "runs",
     "logs",
     "schedules",
+    "approve",
+    "resolve",
+    "queue",
+    "org",
     "status",
     "explain",
     "version",
@@ -132,6 +138,10 @@ app.add_typer(runs, name="runs", help="List, show, cancel and read runs.")
 app.command()(logs)
 app.command()(schedules)
 app.command()(replay)
+app.command()(approve)
+app.command()(resolve)
+app.add_typer(queue, name="queue", help="Show, pause, resume and drain queues.")
+app.add_typer(org, name="org", help="Stop an organisation and start it again.")
 app.command()(status)
 for _name in _PROCESS_HELP:
     _process(_name)

@@ -23,7 +23,7 @@ from everesthood.bootstrap.dev import Site, free_port, local_site
 from everesthood.domain import manifests
 from everesthood.domain.errors import EveresthoodError
 from everesthood.domain.manifests import Manifest
-from everesthood.domain.runs import FINAL
+from everesthood.domain.runs import FINAL, RunState
 from everesthood.entrypoints.cli.crew import Member
 from everesthood.entrypoints.cli.exits import Code, Stopped
 from everesthood.usecases.ports.record import RunFilter
@@ -357,6 +357,8 @@ async def _tell_namespace(site: Site, namespace: str, told: dict[str, tuple[str,
             line = entry.seq
         if state != run.state:
             say(who, f"{run.id} is {run.state}{f': {run.message}' if run.message else ''}")
+            if run.state is RunState.WAITING:
+                say(who, f"answer: everesthood approve {run.id} -n {namespace} [--reject]")
         told[run.id] = (run.state, line)
 
 

@@ -23,6 +23,19 @@ def replay(  # noqa: PLR0913 - Typer reads options from arguments
     namespace: Namespace = "",
     instance: Instance = "",
     reason: Annotated[str, typer.Option(help="With --all: only with this reason.")] = "",
+    template: Annotated[str, typer.Option(help="With --all: only of this template.")] = "",
+    revision: Annotated[str, typer.Option(help="With --all: only on this revision.")] = "",
+    label: Annotated[
+        list[str] | None, typer.Option(help="With --all: only with this label, NAME=VALUE; may be repeated.")
+    ] = None,
+    text: Annotated[
+        str, typer.Option(help="With --all: only with this text in the input or the output.")
+    ] = "",
+    since: Annotated[str, typer.Option(help="With --all: only accepted then or later.")] = "",
+    until: Annotated[str, typer.Option(help="With --all: only accepted before then.")] = "",
+    not_replayed: Annotated[
+        bool, typer.Option("--not-replayed", help="With --all: only without a replay.")
+    ] = False,
     state: Annotated[
         list[str] | None, typer.Option(help="With --all: these states instead of dead; may be repeated.")
     ] = None,
@@ -47,7 +60,11 @@ def replay(  # noqa: PLR0913 - Typer reads options from arguments
         if run:
             _named(context, api, run, (body, key, instance), output)
             return
-        query = {"instance": instance, "reason": reason, "state": state, "dryRun": str(dry_run).lower()}
+        query = {
+            "instance": instance, "reason": reason, "state": state, "template": template,
+            "revision": revision, "label": label, "text": text, "createdFrom": since, "createdTo": until,
+            "replayed": "false" if not_replayed else None, "dryRun": str(dry_run).lower(),
+        }  # fmt: skip
         _filtered(api, query, (body, key), output)
 
 

@@ -94,6 +94,7 @@ def list_runs(  # noqa: PLR0913
     text: Annotated[str, typer.Option(help="Only with this text in the input or the output.")] = "",
     since: Annotated[str, typer.Option(help="Only accepted then or later, such as 2026-11-25T12:00Z.")] = "",
     until: Annotated[str, typer.Option(help="Only accepted before then.")] = "",
+    not_replayed: Annotated[bool, typer.Option("--not-replayed", help="Only without a replay.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=200, help="How many.")] = 20,
     cursor: Annotated[str, typer.Option(help="Go on where the page before ended.")] = "",
     output: Output = Format.TEXT,
@@ -103,6 +104,7 @@ def list_runs(  # noqa: PLR0913
         query = {
             "instance": instance, "state": state, "reason": reason, "template": template,
             "revision": revision, "label": label, "text": text, "createdFrom": since, "createdTo": until,
+            "replayed": "false" if not_replayed else None,
         }  # fmt: skip
         page = _page(api, query, limit, cursor)
         if output is Format.JSON:
@@ -156,17 +158,21 @@ def cancel_run(
     *,
     namespace: Namespace = "",
     instance: Instance = "",
+    grace: Annotated[
+        int, typer.Option(min=0, max=600, help="Seconds that a running one has to come to an end.")
+    ] = 10,
     output: Output = Format.TEXT,
 ) -> None:
     """Cancel a run: at once when it waits; when it runs, its worker is told to stop."""
     with open_api(context, namespace) as api:
-        found = api.call("POST", f"runs/{quote(run, safe='')}/cancel", query={"instance": instance})
+        query = {"instance": instance, "graceSeconds": grace}
+        found = api.call("POST", f"runs/{quote(run, safe='')}/cancel", query=query)
     if output is Format.JSON:
         write_json(found)
     elif found["state"] == "cancelled":
         typer.echo(f"Run {found['id']} is cancelled.")
     else:
-        typer.echo(f"Run {found['id']} is told to stop; it is {found['state']} until its worker does.")
+        typer.echo(f"Run {found['id']} is told to stop; it ends within {grace} s, or a moment after.")
 
 
 @runs.command("log")

@@ -59,6 +59,65 @@ def _schedule(found: Json, now: datetime) -> Sequence[str]:
     return found["name"], one_line(when), found["overlap"], following, found["lastFireAt"] or "-"
 
 
+def approvals(runs: Iterable[Json], *, now: datetime | None = None) -> str:
+    """Return what waits for a person as a table."""
+    rows = (
+        (run["id"], run["instance"], asked["step"], _left(asked, now or datetime.now(UTC)),
+         one_line(asked["message"]))
+        for run in runs
+        for asked in run["approvals"]
+    )  # fmt: skip
+    return table(rows, ("RUN", "INSTANCE", "STEP", "LEFT", "QUESTION"))
+
+
+def _left(asked: Json, now: datetime) -> str:
+    return span(_time(asked["deadlineAt"]) - now)
+
+
+def queue(found: Json) -> str:
+    """Return one queue."""
+    facts = [
+        ("Queue", f"{found['namespace']}/{found['instance']}"),
+        ("Hands out", _holds(found) or "yes"),
+        ("Running", str(found["running"])),
+        ("Due", f"{found['due']}" + (f", since {found['oldestDueAt']}" if found["oldestDueAt"] else "")),
+        ("Later", str(found["later"])),
+        ("Waiting", f"{found['waiting']} for a person"),
+    ]
+    return "\n".join(f"{name + ':':<10} {value}" for name, value in facts)
+
+
+def queues(page: Json) -> str:
+    """Return the queues of a namespace as a table."""
+    rows = [
+        (
+            one["instance"],
+            _holds(one) or "yes",
+            *(str(one[name]) for name in ("running", "due", "later", "waiting")),
+        )
+        for one in page["items"]
+    ]
+    return table(rows, ("INSTANCE", "HANDS OUT", "RUNNING", "DUE", "LATER", "WAITING"))
+
+
+def _holds(found: Json) -> str:
+    """Return what holds a queue; several things may at once."""
+    paused = found["paused"]
+    holds = [
+        stopped(found["stopped"]) if found["stopped"] else "",
+        f"paused by {one_line(paused['by'])} since {paused['at']}" if paused else "",
+        "suspended by its spec" if found["suspended"] else "",
+    ]
+    why = ", ".join(filter(None, holds))
+    return f"no: {why}" if why else ""
+
+
+def stopped(found: Json) -> str:
+    """Return who stopped an organisation, and why."""
+    why = f" ({one_line(found['message'])})" if found["message"] else ""
+    return f"stopped by {one_line(found['by'])} since {found['at']}{why}"
+
+
 def run(found: Json) -> str:
     """Return one run with its steps."""
     facts = [
@@ -76,6 +135,8 @@ def run(found: Json) -> str:
     if found.get("schedule"):
         facts.append(("Schedule", f"{found['schedule']}, {found['fireAt'] or 'by hand'}"))
     lines = [f"{name + ':':<10} {value}" for name, value in facts]
+    for asked in found.get("approvals", ()):
+        lines += ["", f"steps.{asked['step']} asks, until {asked['deadlineAt']}:", clean(asked["message"])]
     if found.get("steps"):
         rows = (
             (
@@ -96,6 +157,7 @@ def _wishes(found: Json) -> list[tuple[str, str]]:
     labels = ", ".join(f"{name}={value}" for name, value in sorted(found.get("labels", {}).items()))
     facts = [
         ("Replay of", found.get("replayOf")),
+        ("Replayed", f"by {found['replayedBy']}" if found.get("replayedBy") else None),
         ("Priority", found.get("priority")),
         ("Expires", found["expiresAt"] if found.get("expiresAt") and not found["startedAt"] else None),
         ("Labels", labels),
@@ -145,7 +207,10 @@ def ended(found: Json, prog: str) -> str:
     head = f"Run {found['id']} {state(found)} after {took(found)}."
     if found["state"] == "succeeded":
         return f"{head}\n{pretty(found['output'])}"
-    what = f"{head}\nSee it:     {prog} runs get {found['id']} -n {found['namespace']}"
+    where = f"{found['id']} -n {found['namespace']}"
+    what = f"{head}\nSee it:     {prog} runs get {where}"
+    if found["state"] == "ambiguous":
+        what += f"\nResolve it: {prog} resolve {where} [--done OUTPUT|--repeat|--give-up]"
     return f"{what}\nWhy:        {prog} explain {found['reason']}" if found["reason"] else what
 
 

@@ -39,7 +39,22 @@ def _look(api: Api) -> dict[str, Any]:
         return _answer(
             stopped, api=reached, runs=("refused" if stopped.code == 1 else "down", stopped.message)
         )
-    return _answer(None, api=reached, runs=("ready", f"you may list the runs of {api.namespace}"))
+    ready = ("ready", f"you may list the runs of {api.namespace}")
+    try:
+        found = api.call("GET", "queues")
+    except Stopped as stopped:
+        return _answer(None, api=reached, runs=ready, queues=("unknown", stopped.message))
+    return _answer(None, api=reached, runs=ready, queues=_queues(found, api.namespace))
+
+
+def _queues(found: dict[str, Any], namespace: str) -> tuple[str, str]:
+    """Return what people hold of the namespace; a hold is no fault."""
+    if found["stopped"]:
+        return "stopped", f"{namespace} is {show.stopped(found['stopped'])}"
+    held = [one["instance"] for one in found["items"] if one["paused"]]
+    if held:
+        return "paused", f"{len(held)} of {len(found['items'])}: {', '.join(held)}"
+    return "ready", f"none of {len(found['items'])} is paused"
 
 
 def _answer(stopped: Stopped | None, **parts: tuple[str, str]) -> dict[str, Any]:

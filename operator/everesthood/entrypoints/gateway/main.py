@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -55,12 +55,13 @@ def build_server(app: Gateway, *, port: int, host: str = "") -> Server:
     )
 
 
-async def serve(app: Gateway, *, port: int, host: str = "") -> None:
-    """Serve until SIGTERM; calls under way have their time."""
+async def serve(app: Gateway, *, port: int, host: str = "", release: Callable[[], None]) -> None:
+    """Serve until SIGTERM; calls under way have their time, those that only wait are released."""
     server = build_server(app, port=port, host=host)
 
     def stop() -> None:
         server.should_exit = True
+        release()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
@@ -75,6 +76,7 @@ def build_app(parts: GatewayParts, internal_hosts: frozenset[str]) -> Gateway:
         bell=parts.bell,
         secrets=parts.secrets,
         broker=parts.broker,
+        cancellations=parts.cancellations,
         internal_hosts=internal_hosts,
     )
     return Gateway(seat=parts.seat, routes=routes(needed))
@@ -92,7 +94,8 @@ async def run(settings: Settings) -> None:
         observing = asyncio.create_task(keep_observing(parts.observe), name="observe-credentials")
         try:
             app = build_app(parts, settings.internal_host_set)
-            await serve(app, port=settings.http_port, host=settings.http_host)
+            release = parts.cancellations.release
+            await serve(app, port=settings.http_port, host=settings.http_host, release=release)
         finally:
             observing.cancel()
             await asyncio.wait([observing])

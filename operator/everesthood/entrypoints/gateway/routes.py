@@ -8,10 +8,12 @@ import msgspec
 
 from everesthood.apis import wire
 from everesthood.entrypoints.gateway import metrics
+from everesthood.usecases.await_cancellation import await_cancellation
 from everesthood.usecases.hold_credential import hold_credential
 from everesthood.usecases.lease_credential import lease_credential
 from everesthood.usecases.lease_queue import Broker, lease_queue
 from everesthood.usecases.ports.bell import Bell
+from everesthood.usecases.ports.control import Cancellations
 from everesthood.usecases.ports.identity import Secrets
 from everesthood.usecases.ports.record import GatewayStore, WorkerSeat, WorkStore
 from everesthood.usecases.read_program import read_program
@@ -44,6 +46,7 @@ class Parts:
     bell: Bell
     secrets: Secrets
     broker: Broker
+    cancellations: Cancellations
     internal_hosts: frozenset[str] = frozenset()
 
 
@@ -53,6 +56,7 @@ def routes(parts: Parts) -> Mapping[tuple[str, str], Route]:
     return {
         ("POST", wire.WORK_PATH): Route(serve=served.work, decoder=_decoder(wire.WorkRequest)),
         ("POST", wire.HEARTBEAT_PATH): Route(serve=served.heartbeat, decoder=_decoder(wire.HeartbeatRequest)),
+        ("POST", wire.WATCH_PATH): Route(serve=served.watch),
         ("GET", wire.PROGRAM_PATH): Route(serve=served.program),
         ("POST", wire.QUEUE_PATH): Route(serve=served.queue),
         ("POST", wire.LEASE_PATH): Route(serve=served.lease, decoder=_decoder(wire.LeaseRequest)),
@@ -84,6 +88,9 @@ class _Served:
     async def heartbeat(self, call: Call) -> wire.HeartbeatReply:
         request = cast("wire.HeartbeatRequest", call.message)
         return await heartbeat(store=self._parts.work, seat=call.seat, request=request)
+
+    async def watch(self, call: Call) -> wire.WatchReply:
+        return await await_cancellation(self._parts.cancellations, call.seat)
 
     async def program(self, call: Call) -> wire.Program:
         hosts = self._parts.internal_hosts

@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute
 from everesthood import __version__
 from everesthood.apis import names
 from everesthood.domain.access import PUBLIC, REQUIRED
-from everesthood.entrypoints.web import docs, problems, routes, schemas
+from everesthood.entrypoints.web import control, control_schemas, docs, problems, schemas
 from everesthood.entrypoints.web.guard import OPERATION_OF
 from everesthood.entrypoints.web.middleware import Around
 from everesthood.entrypoints.web.parts import Parts
@@ -40,7 +40,7 @@ def build_api(parts: Parts | None = None) -> FastAPI:
     )
     app.state.parts = parts
     # Not include_router, which hides the routes: what stands here is what `unguarded` looks at.
-    app.router.routes += [*routes.router.routes, *docs.router.routes]
+    app.router.routes += [*control.router.routes, *docs.router.routes]
     if found := unguarded(app.router.routes):
         raise RuntimeError(f"routes without a declared access: {found}")
     problems.register(app)
@@ -66,7 +66,7 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
     shapes = document["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
         shapes.pop(unused, None)
-    for shape in (schemas.RunWish, schemas.ReplayWish, schemas.ProblemView):
+    for shape in (*schemas.BY_HAND, *control_schemas.BY_HAND):
         _add_shape(shapes, shape.model_json_schema(ref_template="#/components/schemas/{model}"))
     document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"token": []}]

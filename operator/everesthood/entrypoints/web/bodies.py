@@ -4,11 +4,12 @@ import asyncio
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 from fastapi import Request
 
+from everesthood.domain.doubts import Answer
 from everesthood.domain.errors import Invalid, Problem
 from everesthood.domain.runs import Dedupe, DedupeMode
 from everesthood.entrypoints.web.middleware import BODY_BYTES
@@ -55,7 +56,30 @@ class ReplayBody(msgspec.Struct, forbid_unknown_fields=True):
         return bytes(self.input) or None
 
 
-_Shape = TypeVar("_Shape", RunBody, ReplayBody)
+class ApprovalBody(msgspec.Struct, forbid_unknown_fields=True):
+    """An answer to a question of a run."""
+
+    approved: bool = True
+    comment: str = ""
+
+
+class ResolutionBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What became of a step in doubt; the use case judges the values."""
+
+    outcome: Answer
+    step: str | None = None
+    output: msgspec.Raw = msgspec.Raw(b"null")
+    comment: str = ""
+
+
+class StopBody(msgspec.Struct, forbid_unknown_fields=True):
+    """How an organisation is stopped."""
+
+    message: str = ""
+    runs: Literal["cancel", "finish"] = "cancel"
+
+
+_Shape = TypeVar("_Shape", bound=msgspec.Struct)
 
 
 async def read(request: Request, shape: type[_Shape]) -> _Shape:
@@ -64,10 +88,8 @@ async def read(request: Request, shape: type[_Shape]) -> _Shape:
     if kind != "application/json" or request.headers.get("content-encoding", "identity") != "identity":
         raise WrongMedia("Send the body as plain application/json.")
     body = await _body(request)
-    if not body:
-        return shape()
     try:
-        return msgspec.json.decode(body, type=shape)
+        return msgspec.json.decode(body or b"{}", type=shape)
     except (ValueError, RecursionError) as error:
         raise Invalid(f"The request body cannot be read: {error}.", problems=(_at(error),)) from error
 

@@ -63,7 +63,9 @@ def render(openapi: dict[str, Any]) -> str:
 def _operation(path: str, method: str, said: dict[str, Any]) -> str:
     fields = "".join(_parameter(one) for one in said.get("parameters", ()))
     if "requestBody" in said:
-        fields += '<label>body <textarea name="body" rows="4">{"input": {}}</textarea></label>'
+        fields += (
+            f'<label>body <textarea name="body" rows="4">{_start(said["requestBody"])}</textarea></label>'
+        )
     answers = "".join(_answer(code, one) for code, one in said["responses"].items())
     needs = said.get("x-kubernetes-access", "")
     return (
@@ -72,6 +74,12 @@ def _operation(path: str, method: str, said: dict[str, Any]) -> str:
         f'<form data-method="{method.upper()}" data-path="{escape(path)}">{fields}'
         f"<button>Try it</button></form><pre hidden></pre><table>{answers}</table></section>"
     )
+
+
+def _start(body: dict[str, Any]) -> str:
+    """Return what is in the field for a body before somebody writes there."""
+    reference = body["content"]["application/json"]["schema"]["$ref"]
+    return '{"input": {}}' if reference.endswith("/RunWish") else "{}"
 
 
 def _parameter(one: dict[str, Any]) -> str:

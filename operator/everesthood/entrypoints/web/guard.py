@@ -70,6 +70,17 @@ def guard_of_instance(operation: str) -> Door:
     return enter
 
 
+def guard_of_namespace(operation: str) -> Door:
+    """Return the same for operations on all of a namespace, which no role for a single instance opens."""
+    need = REQUIRED[operation]
+
+    async def enter(request: Request, namespace: Namespace) -> Call:
+        return await _enter(request, need, namespace, "")
+
+    OPERATION_OF[enter] = operation
+    return enter
+
+
 async def _enter(request: Request, need: Requirement, namespace: str, instance: str) -> Call:
     parts: Parts = request.app.state.parts
     token = _token(request)

@@ -78,7 +78,13 @@ async def run(settings: Settings) -> None:
     async with health, web_parts(settings) as wired:
         await wait_for_record(wired.check_schema)
         waits_for.clear()
-        parts = Parts(authorizer=wired.authorizer, runs=wired.runs, request_run=wired.request_run)
+        parts = Parts(
+            authorizer=wired.authorizer,
+            runs=wired.runs,
+            control=wired.control,
+            bell=wired.bell,
+            request_run=wired.request_run,
+        )
         await serve(make_server(parts, port=settings.http_port, host=settings.http_host))
 
 

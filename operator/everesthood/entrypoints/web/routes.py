@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
 from everesthood.apis import names
-from everesthood.domain.runs import Run, RunState
+from everesthood.domain.runs import GRACE_SECONDS, LONGEST_GRACE_SECONDS, Run, RunState
 from everesthood.entrypoints.web import bodies, schemas
 from everesthood.entrypoints.web.guard import Call, guard, guard_of_instance
 from everesthood.entrypoints.web.problems import MEDIA_TYPE as PROBLEM
@@ -44,14 +44,16 @@ router = APIRouter(prefix=names.API_PREFIX, tags=["runs"])
 RunPath = Annotated[str, Path(description="Id of the run.")]
 
 
-def _problems(*codes: int) -> dict[int | str, dict[str, Any]]:
+def problems(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """Return what an operation says when it refuses with these statuses."""
     shape = {"schema": {"$ref": "#/components/schemas/ProblemView"}}
     return {
         code: {"description": _SAYS[code], "content": {PROBLEM: shape}} for code in (401, 403, *codes, 503)
     }
 
 
-def _operation(method: str, path: str, operation_id: str, **said: Any) -> Callable[..., Any]:  # noqa: ANN401
+def operation(method: str, path: str, operation_id: str, **said: Any) -> Callable[..., Any]:  # noqa: ANN401
+    """Return the decorator of an operation on a namespace."""
     place = f"/namespaces/{{namespace}}{path}"
     return router.api_route(place, methods=[method], operation_id=operation_id, **said)
 
@@ -62,7 +64,7 @@ _REPEATED: Final[dict[int | str, dict[str, Any]]] = {
 IdempotencyKey = Annotated[str | None, Header(description="A repeat with the same key gets the same run.")]
 
 
-@_operation(
+@operation(
     "POST",
     "/instances/{name}/runs",
     "createRun",
@@ -70,7 +72,7 @@ IdempotencyKey = Annotated[str | None, Header(description="A repeat with the sam
     response_model=schemas.RunView,
     status_code=201,
     responses={
-        **_problems(404, 409, 413, 415, 422),
+        **problems(404, 409, 413, 415, 422),
         **_REPEATED,
     },
     openapi_extra={"requestBody": {"content": _RUN_WISH}},
@@ -100,7 +102,7 @@ async def create_run(
 def _accepted(call: Call, answer: Answer) -> Response:
     location = f"{names.API_PREFIX}/namespaces/{call.namespace}/runs/{answer.run.id}"
     status = 200 if answer.repeated else 201
-    return _json(schemas.view(answer.run), status=status, headers={"Location": location})
+    return answered(schemas.view(answer.run), status=status, headers={"Location": location})
 
 
 class RunQuery(BaseModel):
@@ -110,6 +112,9 @@ class RunQuery(BaseModel):
     reason: Annotated[str | None, Field(max_length=64, description="Only with this reason.")] = None
     template: Annotated[str | None, Field(max_length=253, description="Only of this template.")] = None
     revision: Annotated[str | None, Field(max_length=64, description="Only on this revision.")] = None
+    replayed: Annotated[
+        bool | None, Field(description="Only with a replay, or only without; both where it is left out.")
+    ] = None
     label: Annotated[list[str], Field(max_length=16, description="Only with this label, NAME=VALUE.")] = []
     text: Annotated[
         str | None,
@@ -132,6 +137,7 @@ class RunQuery(BaseModel):
             reason=self.reason,
             template=self.template,
             revision=self.revision,
+            replayed=self.replayed,
             labels=bodies.labels(self.label),
             text=self.text,
             created_from=bodies.moment(self.created_from, "createdFrom"),
@@ -154,8 +160,8 @@ class ReplayQuery(RunQuery):
     dry_run: Annotated[bool, Field(alias="dryRun", description="Count only.")] = False
 
 
-@_operation(
-    "GET", "/runs", "listRuns", summary="List runs", response_model=schemas.RunPage, responses=_problems(422)
+@operation(
+    "GET", "/runs", "listRuns", summary="List runs", response_model=schemas.RunPage, responses=problems(422)
 )
 async def get_runs(
     call: Annotated[Call, Depends(guard("listRuns"))],
@@ -167,39 +173,56 @@ async def get_runs(
     empty, although more runs follow: go on for as long as `next` is set.
     """
     page, following = await list_runs(call.parts.runs, wanted.of(call, wanted.limit))
-    return _json({"items": [schemas.summary(run) for run in page], "next": following})
+    return answered({"items": [schemas.summary(run) for run in page], "next": following})
 
 
-@_operation(
+@operation(
     "GET",
     "/runs/{run}",
     "getRun",
     summary="Show a run",
     response_model=schemas.RunDetail,
-    responses=_problems(404),
+    responses=problems(404),
 )
 async def show_run(run: RunPath, call: Annotated[Call, Depends(guard("getRun"))]) -> Response:
     """Show a run with its steps."""
-    return _json(schemas.detail(*await get_run(call.parts.runs, call.namespace, run, call.instance)))
+    return answered(schemas.detail(*await get_run(call.parts.runs, call.namespace, run, call.instance)))
 
 
-@_operation(
+@operation(
     "POST",
     "/runs/{run}/cancel",
     "cancelRun",
     summary="Cancel a run",
     response_model=schemas.RunView,
-    responses=_problems(404, 409),
+    responses=problems(404, 409, 422),
 )
-async def stop_run(run: RunPath, call: Annotated[Call, Depends(guard("cancelRun"))]) -> Response:
-    """Cancel a run: at once when it waits; when it runs, its worker is told to stop."""
+async def stop_run(
+    run: RunPath,
+    call: Annotated[Call, Depends(guard("cancelRun"))],
+    grace_seconds: Annotated[
+        int,
+        Query(
+            alias="graceSeconds",
+            ge=0,
+            le=LONGEST_GRACE_SECONDS,
+            description="How long a running run has to come to an end before it is broken off.",
+        ),
+    ] = GRACE_SECONDS,
+) -> Response:
+    """Cancel a run: at once when it waits; when it runs, its worker is told to stop.
+
+    A worker hears of it within about a second. After the grace the run is over, whatever its worker does.
+    """
     found = await find_run(call.parts.runs, call.namespace, run, call.instance)
     actor = call.identity.username
-    now = await cancel_run(call.parts.runs, found, actor=actor, request_id=call.request_id)
-    return _json(schemas.view(now))
+    now = await cancel_run(
+        call.parts.runs, found, actor=actor, request_id=call.request_id, grace_seconds=grace_seconds
+    )
+    return answered(schemas.view(now))
 
 
-@_operation(
+@operation(
     "POST",
     "/runs/{run}/replay",
     "replayRun",
@@ -207,7 +230,7 @@ async def stop_run(run: RunPath, call: Annotated[Call, Depends(guard("cancelRun"
     response_model=schemas.RunView,
     status_code=201,
     responses={
-        **_problems(404, 409, 413, 415, 422),
+        **problems(404, 409, 413, 415, 422),
         **_REPEATED,
     },
     openapi_extra={"requestBody": {"content": _REPLAY_WISH}},
@@ -228,13 +251,13 @@ async def replay_one(
     return _accepted(call, await replay_run(call.parts.request_run, found, how))
 
 
-@_operation(
+@operation(
     "POST",
     "/runs/replay",
     "replayRuns",
     summary="Replay runs",
     response_model=schemas.ReplayPage,
-    responses=_problems(413, 415, 422),
+    responses=problems(413, 415, 422),
     openapi_extra={"requestBody": {"content": _REPLAY_WISH}},
 )
 async def replay_many(
@@ -256,7 +279,7 @@ async def replay_many(
     done = await replay_runs(
         parts.request_run, parts.runs, wanted.of(call, wanted.limit), how, dry_run=wanted.dry_run
     )
-    return _json(schemas.replayed(done))
+    return answered(schemas.replayed(done))
 
 
 def _replay(call: Call, body: bodies.ReplayBody, key: str | None) -> Replay:
@@ -268,21 +291,21 @@ def _replay(call: Call, body: bodies.ReplayBody, key: str | None) -> Replay:
     )
 
 
-@_operation(
+@operation(
     "GET",
     "/instances/{name}/schedules",
     "listSchedules",
     summary="List the schedules of an AgentInstance",
     response_model=schemas.ScheduleList,
-    responses=_problems(404),
+    responses=problems(404),
 )
 async def get_schedules(call: Annotated[Call, Depends(guard_of_instance("listSchedules"))]) -> Response:
     """List the schedules of an AgentInstance with their next and last times."""
     found = await list_schedules(call.parts.runs, call.namespace, call.instance)
-    return _json({"items": [schemas.schedule_view(schedule) for schedule in found]})
+    return answered({"items": [schemas.schedule_view(schedule) for schedule in found]})
 
 
-@_operation(
+@operation(
     "POST",
     "/instances/{name}/schedules/{schedule}/run",
     "runSchedule",
@@ -290,7 +313,7 @@ async def get_schedules(call: Annotated[Call, Depends(guard_of_instance("listSch
     response_model=schemas.RunView,
     status_code=201,
     responses={
-        **_problems(404, 409, 422),
+        **problems(404, 409, 422),
         **_REPEATED,
     },
 )
@@ -321,13 +344,13 @@ class LogQuery(BaseModel):
     limit: Annotated[int, Field(ge=1, le=1000, description="Lines per page.")] = 500
 
 
-@_operation(
+@operation(
     "GET",
     "/runs/{run}/log",
     "getRunLog",
     summary="Read or follow a run's log",
     response_model=schemas.LogPage,
-    responses={**_problems(404, 422), 200: {"content": {EVENTS: {"schema": {"type": "string"}}}}},
+    responses={**problems(404, 422), 200: {"content": {EVENTS: {"schema": {"type": "string"}}}}},
 )
 async def show_log(
     request: Request,
@@ -347,7 +370,7 @@ async def show_log(
         return _stream(call, found, after=_resume(last_event_id, wanted.after))
     lines = await get_log(call.parts.runs, found, after=wanted.after, limit=wanted.limit)
     following = lines[-1].seq if len(lines) == wanted.limit else None
-    return _json({"items": [schemas.line_view(line) for line in lines], "next": following})
+    return answered({"items": [schemas.line_view(line) for line in lines], "next": following})
 
 
 class _Follow(StreamingResponse):
@@ -373,7 +396,8 @@ def _resume(last_event_id: str | None, after: int) -> int:
     return int(last_event_id) if last_event_id and re.fullmatch(r"[0-9]{1,15}", last_event_id) else after
 
 
-def _json(
+def answered(
     body: Mapping[str, object], *, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
+    """Return a body as an answer."""
     return Response(msgspec.json.encode(body), status, headers, "application/json")

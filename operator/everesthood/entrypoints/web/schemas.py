@@ -11,7 +11,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from everesthood.domain.runs import DedupeMode, Run, RunState
+from everesthood.domain.runs import Approval, DedupeMode, Run, RunState
 from everesthood.domain.schedules import Missed, Overlap
 from everesthood.usecases.ports.record import StoredLine, StoredSchedule, StoredStep
 from everesthood.usecases.replay_runs import Replayed
@@ -19,11 +19,13 @@ from everesthood.usecases.replay_runs import Replayed
 RunJson = dict[str, object]
 
 
-class _Shape(BaseModel):
+class Shape(BaseModel):
+    """What all shapes have in common: camel case, and no field that nobody declared."""
+
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
 
 
-class DedupeWish(_Shape):
+class DedupeWish(Shape):
     """Which requests of the instance are one run; the answer to a repeat is 200 with that run."""
 
     key: Annotated[str, Field(min_length=1, max_length=255, description="Requests with this key are one.")]
@@ -39,7 +41,7 @@ class DedupeWish(_Shape):
     seconds: Annotated[int, Field(ge=0, le=604_800, description="For throttle and debounce.")] = 0
 
 
-class RunWish(_Shape):
+class RunWish(Shape):
     """A run that somebody wants."""
 
     input: Annotated[
@@ -58,13 +60,13 @@ class RunWish(_Shape):
     dedupe: Annotated[DedupeWish | None, Field(description="Make one run of several requests.")] = None
 
 
-class ReplayWish(_Shape):
+class ReplayWish(Shape):
     """How runs are to be replayed."""
 
     input: Annotated[Any, Field(description="Input instead of the old run's, if it is there.")] = None
 
 
-class ReplayRefusal(_Shape):
+class ReplayRefusal(Shape):
     """A run that was not replayed."""
 
     run: Annotated[str, Field(description="Id of the old run.")]
@@ -72,7 +74,7 @@ class ReplayRefusal(_Shape):
     detail: Annotated[str, Field(description="The same for people.")]
 
 
-class ReplayPage(_Shape):
+class ReplayPage(Shape):
     """What became of a page of runs."""
 
     matched: Annotated[int, Field(description="Runs that the filter found.")]
@@ -81,7 +83,16 @@ class ReplayPage(_Shape):
     next: Annotated[str | None, Field(description="Cursor of the next page.")] = None
 
 
-class StepView(_Shape):
+class ApprovalView(Shape):
+    """A question that waits for a person."""
+
+    step: Annotated[str, Field(description="Step that asks.")]
+    message: Annotated[str, Field(description="What is to be approved.")]
+    asked_at: Annotated[datetime, Field(description="When it was asked first.")]
+    deadline_at: Annotated[datetime, Field(description="When the step fails if nobody has answered.")]
+
+
+class StepView(Shape):
     """A step of a run."""
 
     name: Annotated[str, Field(description="Name in the template.")]
@@ -97,7 +108,7 @@ class StepView(_Shape):
     finished_at: Annotated[datetime | None, Field(description="By the worker's clock.")] = None
 
 
-class RunSummary(_Shape):
+class RunSummary(Shape):
     """A run, without its input and output."""
 
     id: Annotated[str, Field(description="UUIDv7; ids sort by time of acceptance.")]
@@ -119,6 +130,10 @@ class RunSummary(_Shape):
         datetime | None, Field(description="When it expires if nobody has started it by then.")
     ] = None
     replay_of: Annotated[str | None, Field(description="The run that it replays.")] = None
+    replayed_by: Annotated[str | None, Field(description="The latest run that replays it.")] = None
+    approvals: Annotated[
+        list[ApprovalView], Field(description="What it asks people, while it is not over.")
+    ] = []
     template: Annotated[str | None, Field(description="Name of the instance's template.")] = None
     labels: Annotated[dict[str, str], Field(description="As they were given.")] = {}
     cancel_requested: Annotated[bool, Field(description="Its worker was told to stop.")]
@@ -150,14 +165,14 @@ class RunDetail(RunView):
     steps: Annotated[list[StepView], Field(description="In the order in which they were written.")]
 
 
-class RunPage(_Shape):
+class RunPage(Shape):
     """A page of runs, newest first."""
 
     items: Annotated[list[RunSummary], Field(description="Runs.")]
     next: Annotated[str | None, Field(description="Cursor of the next page.")] = None
 
 
-class LineView(_Shape):
+class LineView(Shape):
     """A line of a run's log."""
 
     seq: Annotated[int, Field(description="Grows within the run.")]
@@ -167,14 +182,14 @@ class LineView(_Shape):
     message: Annotated[str, Field(description="Text.")]
 
 
-class LogPage(_Shape):
+class LogPage(Shape):
     """A page of a run's log."""
 
     items: Annotated[list[LineView], Field(description="Lines.")]
     next: Annotated[int | None, Field(description="`after` of the next page, when there may be one.")] = None
 
 
-class ScheduleView(_Shape):
+class ScheduleView(Shape):
     """A schedule of an AgentInstance and how far it is."""
 
     name: Annotated[str, Field(description="Name in spec.schedules.")]
@@ -196,20 +211,20 @@ class ScheduleView(_Shape):
     last_fire_at: Annotated[datetime | None, Field(description="Last time that got a run.")] = None
 
 
-class ScheduleList(_Shape):
+class ScheduleList(Shape):
     """The schedules of an AgentInstance."""
 
     items: Annotated[list[ScheduleView], Field(description="By name.")]
 
 
-class FieldProblem(_Shape):
+class FieldProblem(Shape):
     """One broken rule."""
 
     pointer: Annotated[str, Field(description="JSON pointer into the request.")]
     detail: Annotated[str, Field(description="What is wrong there.")]
 
 
-class ProblemView(_Shape):
+class ProblemView(Shape):
     """A refusal, after RFC 9457."""
 
     type: Annotated[str, Field(description="`urn:everesthood:reason:` and the reason.")]
@@ -219,6 +234,10 @@ class ProblemView(_Shape):
     detail: Annotated[str, Field(description="What happened, for people.")]
     request_id: Annotated[str, Field(description="X-Request-Id, which finds the log lines.")]
     problems: Annotated[list[FieldProblem], Field(description="The fields at fault.")] = []
+
+
+BY_HAND = (RunWish, ReplayWish, ProblemView)
+"""Shapes that FastAPI does not see, since bodies are read and refusals written by hand."""
 
 
 def summary(run: Run) -> RunJson:
@@ -237,6 +256,8 @@ def summary(run: Run) -> RunJson:
         "priority": run.priority,
         "expiresAt": run.expires_at,
         "replayOf": run.replay_of,
+        "replayedBy": run.replayed_by,
+        "approvals": [approval_view(asked) for asked in run.approvals],
         "template": run.template,
         "labels": run.labels,
         "cancelRequested": run.cancel_requested,
@@ -247,6 +268,16 @@ def summary(run: Run) -> RunJson:
         "createdAt": run.created_at,
         "startedAt": run.started_at,
         "finishedAt": run.finished_at,
+    }
+
+
+def approval_view(asked: Approval) -> RunJson:
+    """Return a question as ApprovalView."""
+    return {
+        "step": asked.step,
+        "message": asked.message,
+        "askedAt": asked.asked_at,
+        "deadlineAt": asked.deadline_at,
     }
 
 

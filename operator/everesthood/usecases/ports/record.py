@@ -7,7 +7,7 @@ from typing import Final, Literal, Protocol
 
 from everesthood.apis.wire import HeartbeatReply, HeartbeatRequest, WorkReply, WorkRequest
 from everesthood.domain.limits import Denial, Shared
-from everesthood.domain.runs import Run, RunId, RunRequest, RunState
+from everesthood.domain.runs import GRACE_SECONDS, Run, RunId, RunRequest, RunState
 from everesthood.domain.schedules import Schedule
 from everesthood.usecases.ports.registry import PublishedCredential, PublishedInstance, PublishedRevision
 
@@ -62,6 +62,8 @@ class RunFilter:
     revision: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     """All of these, with these values."""
+    replayed: bool | None = None
+    """Whether another run replays it."""
     text: str | None = None
     """Somewhere in the JSON of the input or the output, in whatever case."""
     created_from: datetime | None = None
@@ -131,7 +133,7 @@ class RunStore(Protocol):
         """Commit the run; when this returns, it is durable.
 
         Raises:
-            Conflict: the idempotency key was used with another request.
+            Conflict: the idempotency key was used with another request, or the organisation is stopped.
             NotFound: the instance is gone.
             Unavailable: the record cannot be reached; nothing was accepted, or a repeat with the
                 same idempotency key finds out.
@@ -161,8 +163,18 @@ class RunStore(Protocol):
         """Return lines with a greater `seq`."""
         ...
 
-    async def cancel(self, namespace: str, run: RunId, actor: str, request_id: str) -> Run | None:
-        """Cancel a waiting run now, mark a running one so that its worker stops; None if not there."""
+    async def cancel(
+        self,
+        namespace: str,
+        run: RunId,
+        actor: str,
+        request_id: str,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> Run | None:
+        """Cancel a waiting run now, mark a running one so that its worker stops; None if not there.
+
+        A running one that has not ended after the grace is ended by `ClockStore.rescue`.
+        """
         ...
 
     async def schedules(self, instance_uid: str) -> Sequence[StoredSchedule]:
@@ -238,7 +250,18 @@ class ClockStore(Protocol):
         ...
 
     async def rescue(self) -> Mapping[str, int]:
-        """Return expired leases to the queue or end their runs; counts by outcome."""
+        """Return expired leases to the queue or end their runs; counts by outcome.
+
+        Cancelled runs whose grace is over end as well, whatever their workers say.
+        """
+        ...
+
+    async def expire_approvals(self) -> int:
+        """End questions whose deadline passed, and the runs that wait with them; return how many."""
+        ...
+
+    async def cancel_stopped(self) -> int:
+        """Cancel what runs in organisations whose stop says so; return how many."""
         ...
 
     async def due_bells(self, older_than_seconds: float) -> Sequence[DueBell]:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from everesthood.domain.limits import UNLIMITED, Limits
+from everesthood.domain.queues import Pause, Stop
 from everesthood.domain.schedules import Schedule
 
 
@@ -68,6 +69,9 @@ class QueueState:
     """The broker user exists."""
     open_revisions: frozenset[str]
     """Revisions that still hold runs which are not over."""
+    pause: Pause | None = None
+    stop: Stop | None = None
+    """What people hold the queue with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,6 +44,10 @@ class Gateway(Protocol):
         """Renew the leases of held runs."""
         ...
 
+    async def watch(self) -> bool:
+        """Wait a few seconds; True as soon as a run of the instance may have been cancelled."""
+        ...
+
     async def lease(self, slot: str) -> CredentialLease:
         """Return the credential bound to a slot."""
         ...

@@ -1,7 +1,7 @@
 -- Commits a batch of runs with their idempotency keys and audit lines. A row that does not come back
--- is a repeat (its key is taken) or has no instance any more. The share lock makes a deletion of the
--- instance wait, so that it finds the run and cancels it. $12 to $18 are empty where no request says anything
--- of them: most do not, and each column costs.
+-- is a repeat (its key is taken) or has no instance any more; `stopped` ones are not accepted. The share lock
+-- makes a deletion of the instance wait, so that it finds the run and cancels it, and a stop too. $12 to $18 are
+-- empty where no request says anything of them: most do not, and each column costs.
 with asked as (
     select * from unnest(
         $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
@@ -12,13 +12,13 @@ with asked as (
         retry_max_attempts, retry_initial_seconds, retry_max_seconds, priority, ttl_seconds, replay_of, labels,
         schedule)
 ), live as materialized (
-    select uid, current_revision, suspended, template from instance
+    select uid, current_revision, suspended or paused_at is not null as quiet, stopped, template from instance
     where uid in (select instance_uid from asked) and deleted_at is null
     order by uid for share
 ), keyed as (
     insert into idempotency (instance_uid, key, digest, run_id)
     select instance_uid, key, digest, id from asked
-    where key is not null and instance_uid in (select uid from live)
+    where key is not null and instance_uid in (select uid from live where not stopped)
     order by instance_uid, key
     on conflict do nothing
     returning run_id
@@ -31,7 +31,7 @@ with asked as (
            max_attempts, max_run_seconds,
            retry_max_attempts, retry_initial_seconds, retry_max_seconds,
            coalesce(-priority, 0), now() + ttl_seconds * interval '1 second', replay_of, labels::jsonb, live.template, schedule
-    from asked join live on live.uid = instance_uid
+    from asked join live on live.uid = instance_uid and not live.stopped
     where key is null or id in (select run_id from keyed)
     returning id, namespace, instance_uid, requested_by, request_id, replay_of, labels
 ), labelled as (
@@ -43,5 +43,8 @@ with asked as (
     select namespace, requested_by, case when replay_of is null then 'run.accept' else 'run.replay' end,
            'run/' || id, request_id from fresh
 )
-select fresh.id::text as id, case when live.suspended then null else live.current_revision end as revision
+select fresh.id::text as id, case when live.quiet then null else live.current_revision end as revision,
+       false as stopped
 from fresh join live on live.uid = fresh.instance_uid
+union all
+select asked.id::text, null, true from asked join live on live.uid = asked.instance_uid and live.stopped

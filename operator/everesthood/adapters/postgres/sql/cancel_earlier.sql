@@ -2,10 +2,16 @@
 with changed as (
     update run r
     set state = c.state, cancel_requested = true, reason = c.reason, message = c.message,
-        finished_at = case when c.state = 1 then null else now() end
+        finished_at = case when c.state = 1 then null else now() end,
+        cancel_by = now() + $5::float8 * interval '1 second'
     from unnest($1::uuid[], $2::smallint[], $3::text[], $4::text[]) c(id, state, reason, message)
     where r.id = c.id
-    returning r.namespace, r.id, r.schedule
+    returning r.namespace, r.id, r.schedule, r.instance_uid, r.state
+), told as (
+    select pg_notify('everesthood_cancels', instance_uid) from (
+        select distinct instance_uid from changed where state = 1) c
+), noted as (
+    insert into audit (namespace, actor, action, target, request_id)
+    select namespace, 'schedule/' || schedule, 'run.cancel', 'run/' || id, '' from changed
 )
-insert into audit (namespace, actor, action, target, request_id)
-select namespace, 'schedule/' || schedule, 'run.cancel', 'run/' || id, '' from changed
+select count(*) from told

@@ -3,7 +3,7 @@ with wants as (
     select w.k, w.instance_uid, w.revision, w.n, i.namespace, i.scopes,
            coalesce(i.current_revision = w.revision, false) and not i.suspended as takes_new
     from unnest($1::text[], $2::text[], $3::int[]) with ordinality w(instance_uid, revision, n, k)
-    join instance i on i.uid = w.instance_uid and i.deleted_at is null
+    join instance i on i.uid = w.instance_uid and i.deleted_at is null and i.paused_at is null and not i.stopped
 )
 select w.k::int, x.id::text, w.namespace, w.scopes, clock_timestamp() as now
 from wants w cross join lateral (

@@ -8,7 +8,7 @@ wants as (
                    where l.scope = any(i.scopes)
                      and (l.concurrency is not null or l.runs is not null or l.held_until > now())) as is_limited
     from unnest($1::text[], $2::text[], $3::int[]) with ordinality w(instance_uid, revision, n, k)
-    join instance i on i.uid = w.instance_uid and i.deleted_at is null
+    join instance i on i.uid = w.instance_uid and i.deleted_at is null and i.paused_at is null and not i.stopped
 ), claimed as materialized (
     select x.id, w.k, w.revision from wants w cross join lateral (
         select id from run r

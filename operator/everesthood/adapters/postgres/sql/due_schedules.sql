@@ -2,6 +2,7 @@
 with due as materialized (
     select * from schedule
     where active and next_due_at <= now()
+      and not exists (select from instance i where i.uid = instance_uid and i.stopped)
     order by next_due_at limit $1 for update skip locked
 )
 select s.instance_uid, s.name, s.cron, s.time_zone, s.at, s.overlap, s.missed, s.max_missed, s.jitter_seconds,

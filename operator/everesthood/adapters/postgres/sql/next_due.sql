@@ -4,7 +4,7 @@ with wants as (
     select w.k, w.instance_uid, w.revision,
            coalesce(i.current_revision = w.revision, false) and not i.suspended as takes_new
     from unnest($1::text[], $2::text[]) with ordinality w(instance_uid, revision, k)
-    join instance i on i.uid = w.instance_uid and i.deleted_at is null
+    join instance i on i.uid = w.instance_uid and i.deleted_at is null and i.paused_at is null and not i.stopped
 ), found as (
     select w.k, x.due_at from wants w cross join generate_series(-9, 0) p cross join lateral (
         select r.due_at from run r

@@ -1,7 +1,8 @@
 -- Writes the instance unless it is deleted, newer or the same. `fresh` tells the scheduler.
 insert into instance as i (uid, namespace, name, generation, template, service_account, current_revision,
-                           config, bindings, suspended)
-values ($1, $2, $3, $4, $5, $6, $7, $8::json, $9::jsonb, $10)
+                           config, bindings, suspended, stopped)
+values ($1, $2, $3, $4, $5, $6, $7, $8::json, $9::jsonb, $10,
+        exists (select from stopped_organization where namespace = $2))
 on conflict (uid) do update
 set generation = excluded.generation, template = excluded.template,
     service_account = excluded.service_account, current_revision = excluded.current_revision,

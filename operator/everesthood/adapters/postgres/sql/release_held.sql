@@ -15,5 +15,5 @@ with free as (
     update run r set due_at = now(), reason = null, message = '' from locked where r.id = locked.id
     returning r.id, r.instance_uid
 )
-select released.id::text, i.uid as instance_uid, case when i.suspended then null else i.current_revision end as revision
+select released.id::text, i.uid as instance_uid, case when i.suspended or i.paused_at is not null or i.stopped then null else i.current_revision end as revision
 from released join instance i on i.uid = released.instance_uid and i.deleted_at is null

@@ -22,7 +22,8 @@ with done as (
     select h.* from (
         select id, fence, instance_uid from done union select id, fence, instance_uid from noted order by id) q
     cross join lateral (  -- one row at a time by primary key, in the order of ids, so that no two calls deadlock
-        select r.id, r.fence, r.attempt, r.instance_uid, r.cancel_requested, r.reason, r.message, r.failures,
+        select r.id, r.fence, r.attempt, r.instance_uid, r.cancel_requested, r.answered, r.reason, r.message,
+               r.failures,
                r.retry_max_attempts, r.retry_initial_seconds, r.retry_max_seconds,
                r.started_at + r.max_run_seconds * interval '1 second' as deadline_at
         from run r
@@ -30,7 +31,9 @@ with done as (
         limit 1 for update) h
 ), ended as (  -- `again` is what after_failure and retry_pause of domain/runs.py say
     select h.id, d.output, d.wait, h.cancel_requested and d.state_if_cancelled = 5 as obeyed, f.again, f.due_at,
-           case when f.again then 0 when h.cancel_requested then d.state_if_cancelled else d.state end as state,
+           case when f.again then 0 when h.cancel_requested then d.state_if_cancelled
+                when d.state = 2 and h.answered then 0 else d.state end as state,
+           d.state = 2 as waits,
            (d.state = 4)::int as failed,
            d.reason, d.message, h.reason as cancel_reason, h.message as cancel_message
     from done d
@@ -45,16 +48,17 @@ with done as (
 ), finished as (
     update run r
     set state = e.state,
-        attempt = r.attempt - (e.state = 0 and not e.again)::int,
+        attempt = r.attempt - (e.state in (0, 2) and not e.again)::int,
+        answered = r.answered and not e.waits,  -- an answer that came in between is acted upon now
         failures = r.failures + e.failed,
         failed_attempt = case when e.again then r.attempt else r.failed_attempt end,
         output = case when e.state = 3 then e.output::json end,
         reason = case when e.obeyed then coalesce(e.cancel_reason, 'Cancelled') else e.reason end,
         message = case when e.obeyed then e.cancel_message else e.message end,
-        due_at = case when e.again then e.due_at
+        due_at = case when e.again then e.due_at when e.state = 2 then now()
                       when e.state = 0 then now() + coalesce(e.wait, 0) * interval '1 second' else r.due_at end,
         lease_until = null,
-        finished_at = case when e.state <> 0 then now() end
+        finished_at = case when e.state not in (0, 2) then now() end
     from ended e where r.id = e.id
 ), stepped as (
     insert into step (run_id, name, state, output, reason, message, tries, attempt, started_at, finished_at)
