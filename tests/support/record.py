@@ -13,6 +13,7 @@ from tests.support.postgres import Databases, postgres_url
 from everesthood.adapters.memory import (
     MemoryClock,
     MemoryGateway,
+    MemoryKeeping,
     MemoryRegistry,
     MemoryRuns,
     MemoryWork,
@@ -23,6 +24,7 @@ from everesthood.adapters.postgres import (
     Listener,
     PostgresClock,
     PostgresGateway,
+    PostgresKeeping,
     PostgresRegistry,
     PostgresRuns,
     PostgresWork,
@@ -34,6 +36,7 @@ from everesthood.usecases.ports.record import (
     Accepted,
     ClockStore,
     GatewayStore,
+    KeepStore,
     ObservationStore,
     RunFilter,
     RunStore,
@@ -68,8 +71,9 @@ CREDENTIAL = PublishedCredential(
 )
 
 
-def new_id() -> RunId:
-    return RunId(str(uuid7(now=datetime.now(UTC), randomness=os.urandom(10))))
+def new_id(days_ago: float = 0) -> RunId:
+    moment = datetime.now(UTC) - timedelta(days=days_ago)
+    return RunId(str(uuid7(now=moment, randomness=os.urandom(10))))
 
 
 def seat(revision: str = "r1", uid: str = "uid-a", pod: str = "pod-1") -> WorkerSeat:
@@ -113,6 +117,7 @@ class Harness:
     registry: Registry
     gateway: GatewayStore
     observations: ObservationStore
+    keeper: KeepStore
     move: Callable[[float], object]
     audit: Callable[[], object]
     database: Database | None = None
@@ -170,6 +175,7 @@ def memory_harness() -> Harness:
         registry=MemoryRegistry(record),
         gateway=gateway,
         observations=gateway,
+        keeper=MemoryKeeping(record),
         move=move,
         audit=lambda: [(line.actor, line.action, line.target) for line in record.audit],
     )
@@ -184,9 +190,14 @@ async def postgres_harness(url: str, *, size: int = 10) -> AsyncIterator[Harness
         async with database.acquire() as connection:
             await connection.execute(
                 "update run set due_at = due_at - $1::interval, lease_until = lease_until - $1,"
-                " started_at = started_at - $1, created_at = created_at - $1, expires_at = expires_at - $1",
+                " started_at = started_at - $1, created_at = created_at - $1, expires_at = expires_at - $1,"
+                " finished_at = finished_at - $1",
                 timedelta(seconds=seconds),
             )
+            for table, column in (("run_log", "at"), ("idempotency", "created_at"), ("audit", "at")):
+                await connection.execute(
+                    f"update {table} set {column} = {column} - $1::interval", timedelta(seconds=seconds)
+                )
             for step in (timedelta(days=9999), timedelta(seconds=seconds) - timedelta(days=9999)):
                 # In two steps, so that no time meets another one on its way: they are unique.
                 await connection.execute(
@@ -219,6 +230,7 @@ async def postgres_harness(url: str, *, size: int = 10) -> AsyncIterator[Harness
             registry=registry,
             gateway=gateway,
             observations=gateway,
+            keeper=PostgresKeeping(database),
             move=move,
             audit=audit,
             database=database,

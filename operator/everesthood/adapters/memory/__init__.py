@@ -2,9 +2,18 @@
 
 from everesthood.adapters.memory.clock import MemoryClock
 from everesthood.adapters.memory.gateway import MemoryGateway
+from everesthood.adapters.memory.keeping import MemoryKeeping
 from everesthood.adapters.memory.record import Record
 from everesthood.adapters.memory.registry import MemoryRegistry
 from everesthood.adapters.memory.runs import MemoryRuns
 from everesthood.adapters.memory.work import MemoryWork
 
-__all__ = ["MemoryClock", "MemoryGateway", "MemoryRegistry", "MemoryRuns", "MemoryWork", "Record"]
+__all__ = [
+    "MemoryClock",
+    "MemoryGateway",
+    "MemoryKeeping",
+    "MemoryRegistry",
+    "MemoryRuns",
+    "MemoryWork",
+    "Record",
+]

@@ -77,6 +77,7 @@ class MemoryRuns:
         if request.idempotency_key is not None:
             key = (request.instance_uid, request.idempotency_key)
             self._record.idempotency[key] = (request.request_digest, run)
+            self._record.keyed_at[key] = self._record.now()
 
     def _twin(self, request: RunRequest) -> RunRow | None:
         """Return the run that a request with a dedupe key is one with."""

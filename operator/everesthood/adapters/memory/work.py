@@ -58,8 +58,9 @@ class MemoryWork:
         if row is None or row.request.instance_uid != seat.instance_uid or row.fence != line.fence:
             return False
         at = datetime.fromtimestamp(line.at, UTC)
+        row.lines_said += 1
         row.log.append(
-            StoredLine(seq=len(row.log) + 1, at=at, level=line.level, step=line.step, message=line.message)
+            StoredLine(seq=row.lines_said, at=at, level=line.level, step=line.step, message=line.message)
         )
         self._record.run_changed.tell(line.run)
         return True

@@ -2,6 +2,7 @@
 
 from everesthood.adapters.postgres.clock_store import PostgresClock
 from everesthood.adapters.postgres.gateway_store import PostgresGateway
+from everesthood.adapters.postgres.keep_store import PostgresKeeping
 from everesthood.adapters.postgres.listen import Listener
 from everesthood.adapters.postgres.migrate import check_schema, migrate
 from everesthood.adapters.postgres.pool import Database
@@ -14,6 +15,7 @@ __all__ = [
     "Listener",
     "PostgresClock",
     "PostgresGateway",
+    "PostgresKeeping",
     "PostgresRegistry",
     "PostgresRuns",
     "PostgresWork",

@@ -3,9 +3,10 @@
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from everesthood.apis.wire import HeartbeatReply, HeartbeatRequest, WorkReply, WorkRequest
+from everesthood.domain.keeping import Keeping
 from everesthood.domain.runs import Run, RunId, RunRequest, RunState
 from everesthood.domain.schedules import Schedule
 from everesthood.usecases.ports.registry import PublishedCredential, PublishedInstance, PublishedRevision
@@ -251,6 +252,31 @@ class ClockStore(Protocol):
 
     def queue_changes(self) -> AsyncIterator[None]:
         """Yield whenever `queue_owners` may have changed. A hint: look again after a while anyway."""
+        ...
+
+
+Kind = Literal["runs", "log_lines", "keys", "audit"]
+KINDS: Final[tuple[Kind, ...]] = ("runs", "log_lines", "keys", "audit")
+"""What the record forgets in time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """What one batch forgot, by what it was."""
+
+    counts: Mapping[str, int]
+    next: str | None
+    """Where the next batch goes on; None at the end."""
+
+
+class KeepStore(Protocol):
+    """What is old, for the scheduler."""
+
+    async def forget(self, kind: Kind, keeping: Keeping, after: str | None, limit: int) -> Forgotten:
+        """Look at `limit` rows of a kind and forget those that are old by the record's own clock.
+
+        Waits for nobody: a row that somebody holds is left to the next walk.
+        """
         ...
 
 
