@@ -13,6 +13,7 @@ HEARTBEAT_PATH: Final = "/v1/heartbeat"
 PROGRAM_PATH: Final = "/v1/program"
 QUEUE_PATH: Final = "/v1/queue"
 LEASE_PATH: Final = "/v1/lease"
+OUTPUTS_PATH: Final = "/v1/outputs"
 
 EMPTY: Final = msgspec.Raw(b"null")
 
@@ -33,6 +34,8 @@ class StepRecord(Message, frozen=True):
     started_at: float = 0.0
     """Seconds since the epoch, by the worker's clock: for people, never for decisions."""
     finished_at: float = 0.0
+    is_held_back: bool = False
+    """The output is not here, since a claim must stay small: it is to be fetched."""
 
 
 class LogLine(Message, frozen=True):
@@ -95,6 +98,27 @@ class Assignment(Message, frozen=True):
     lease_seconds: int
     steps: tuple[StepRecord, ...] = ()
     """Checkpoints of earlier attempts, in the order in which they were written."""
+
+
+class OutputsRequest(Message, frozen=True):
+    """Ask for outputs that were held back from the assignment of a run that the worker holds."""
+
+    run: str
+    fence: int
+    steps: tuple[str, ...]
+
+
+class StepOutput(Message, frozen=True):
+    """The output of one step."""
+
+    step: str
+    output: msgspec.Raw
+
+
+class OutputsReply(Message, frozen=True):
+    """Some of the outputs, at least one: ask again for the rest."""
+
+    outputs: tuple[StepOutput, ...]
 
 
 class Held(Message, frozen=True):

@@ -10,8 +10,12 @@ import msgspec
 
 from everesthood.apis.wire import Program
 
-MAX_OUTPUT_BYTES: Final = 262_144
+MAX_OUTPUT_BYTES: Final = 1_048_576
 """Cap on the JSON of one step's or one run's output."""
+CLAIM_OUTPUT_BYTES: Final = 65_536
+"""Outputs of one run's earlier attempts that a claim carries along; the others are fetched."""
+PAGE_OUTPUT_BYTES: Final = 2_097_152
+"""Outputs in one answer, though the first comes whatever its size."""
 MAX_MESSAGE: Final = 1000
 """Longest sentence about a failure, in characters."""
 

@@ -98,6 +98,10 @@ class GatewayClient:
         """Renew the leases of held runs."""
         return await self._ask("POST", wire.HEARTBEAT_PATH, request, wire.HeartbeatReply)
 
+    async def outputs(self, request: wire.OutputsRequest) -> wire.OutputsReply:
+        """Return outputs that were held back from an assignment."""
+        return await self._ask("POST", wire.OUTPUTS_PATH, request, wire.OutputsReply)
+
     async def lease(self, slot: str) -> wire.CredentialLease:
         """Return the credential bound to a slot."""
         return await self._ask("POST", wire.LEASE_PATH, wire.LeaseRequest(slot=slot), wire.CredentialLease)

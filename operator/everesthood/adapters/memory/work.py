@@ -8,17 +8,22 @@ import msgspec
 
 from everesthood.adapters.memory.record import Record, RunRow
 from everesthood.apis.wire import (
+    EMPTY,
     Assignment,
     Checkpoint,
     Finish,
     HeartbeatReply,
     HeartbeatRequest,
     LogLine,
+    OutputsReply,
+    OutputsRequest,
+    StepOutput,
     StepRecord,
     WorkReply,
     WorkRequest,
 )
 from everesthood.domain.runs import Next, RunId, RunState, after_failure, after_finish, retry_pause
+from everesthood.domain.steps import CLAIM_OUTPUT_BYTES, PAGE_OUTPUT_BYTES
 from everesthood.usecases.ports.record import StoredLine, StoredStep, WorkerSeat
 
 
@@ -138,12 +143,22 @@ class MemoryWork:
             request_id=row.request.request_id,
             deadline_at=ends.timestamp(),
             lease_seconds=int(self._lease.total_seconds()),
-            steps=tuple(
-                _record(step)
-                for step in row.steps.values()
-                if not (step.state == "failed" and step.attempt <= row.failed_attempt)
-            ),
+            steps=tuple(_checkpoints(row)),
         )
+
+    async def outputs(self, seat: WorkerSeat, request: OutputsRequest) -> OutputsReply:
+        """Return those of the named outputs that fit into one answer."""
+        with self._record.reach():
+            row = self._record.held(request.run, request.fence, seat.instance_uid)
+            found: list[StepOutput] = []
+            size = 0
+            for step in row.steps.values() if row else ():
+                if step.name in request.steps:
+                    size += len(step.output)
+                    if size > PAGE_OUTPUT_BYTES and found:
+                        break
+                    found.append(StepOutput(step=step.name, output=msgspec.Raw(step.output)))
+            return OutputsReply(outputs=tuple(found))
 
     async def heartbeat(self, seat: WorkerSeat, request: HeartbeatRequest) -> HeartbeatReply:
         """Renew leases, no further than one lease beyond the run's deadline."""
@@ -158,6 +173,19 @@ class MemoryWork:
                 if row.cancel_requested:
                     cancel.append(mine.run)
             return HeartbeatReply(lost=tuple(lost), cancel=tuple(cancel))
+
+
+def _checkpoints(row: RunRow) -> Iterator[StepRecord]:
+    """Yield what earlier attempts did, outputs only as far as a claim carries them."""
+    size = 0
+    for step in row.steps.values():
+        if step.state == "failed" and step.attempt <= row.failed_attempt:
+            continue
+        size += len(step.output)
+        record = _record(step)
+        if size > CLAIM_OUTPUT_BYTES:
+            record = msgspec.structs.replace(record, output=EMPTY, is_held_back=True)
+        yield record
 
 
 def _time(seconds: float) -> datetime | None:

@@ -17,12 +17,16 @@ from everesthood.apis.wire import (
     Finish,
     HeartbeatReply,
     HeartbeatRequest,
+    OutputsReply,
+    OutputsRequest,
+    StepOutput,
     StepRecord,
     WorkReply,
     WorkRequest,
 )
 from everesthood.domain.errors import EveresthoodError, Invalid
 from everesthood.domain.runs import LONGEST_RETRY_AFTER_SECONDS, RunState, after_finish
+from everesthood.domain.steps import CLAIM_OUTPUT_BYTES, PAGE_OUTPUT_BYTES
 from everesthood.usecases.ports.record import WorkerSeat
 
 _HELD: Final = 0
@@ -64,6 +68,7 @@ class PostgresWork:
             *_turned(list(_lines(batch)), 7),
             *_turned([(*queue, wanted) for queue, wanted in queues.items()], 3),
             self._lease_seconds,
+            CLAIM_OUTPUT_BYTES,
         )
         held = {(row["instance_uid"], row["id"], row["fence"]) for row in found if row["k"] == _HELD}
         logged = {(row["instance_uid"], row["id"]) for row in found if row["k"] == _LOGGED}
@@ -103,6 +108,16 @@ class PostgresWork:
         return HeartbeatReply(
             lost=tuple(held.run for held in request.held if (held.run, held.fence) not in mine),
             cancel=tuple(row["id"] for row in found if row["cancel_requested"]),
+        )
+
+    async def outputs(self, seat: WorkerSeat, request: OutputsRequest) -> OutputsReply:
+        """Return those of the named outputs that fit into one answer."""
+        mark = (request.run, request.fence, seat.instance_uid)
+        found = await self._database.fetch("outputs", *mark, list(request.steps), PAGE_OUTPUT_BYTES)
+        return OutputsReply(
+            outputs=tuple(
+                StepOutput(step=row["name"], output=msgspec.Raw(row["output"].encode())) for row in found
+            )
         )
 
     async def close(self) -> None:

@@ -14,7 +14,7 @@ from everesthood.usecases.ports.bell import Bell
 from everesthood.usecases.ports.identity import Secrets
 from everesthood.usecases.ports.record import GatewayStore, WorkerSeat, WorkStore
 from everesthood.usecases.read_program import read_program
-from everesthood.usecases.work import heartbeat, work
+from everesthood.usecases.work import heartbeat, outputs, work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +54,7 @@ def routes(parts: Parts) -> Mapping[tuple[str, str], Route]:
         ("POST", wire.HEARTBEAT_PATH): Route(serve=served.heartbeat, decoder=_decoder(wire.HeartbeatRequest)),
         ("GET", wire.PROGRAM_PATH): Route(serve=served.program),
         ("POST", wire.QUEUE_PATH): Route(serve=served.queue),
+        ("POST", wire.OUTPUTS_PATH): Route(serve=served.outputs, decoder=_decoder(wire.OutputsRequest)),
         ("POST", wire.LEASE_PATH): Route(serve=served.lease, decoder=_decoder(wire.LeaseRequest)),
     }
 
@@ -87,6 +88,10 @@ class _Served:
 
     async def queue(self, call: Call) -> wire.QueueLease:
         return await lease_queue(store=self._parts.store, broker=self._parts.broker, seat=call.seat)
+
+    async def outputs(self, call: Call) -> wire.OutputsReply:
+        request = cast("wire.OutputsRequest", call.message)
+        return await outputs(store=self._parts.work, seat=call.seat, request=request)
 
     async def lease(self, call: Call) -> wire.CredentialLease:
         return await lease_credential(

@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal, Protocol
 
-from everesthood.apis.wire import HeartbeatReply, HeartbeatRequest, WorkReply, WorkRequest
+from everesthood.apis.wire import (
+    HeartbeatReply,
+    HeartbeatRequest,
+    OutputsReply,
+    OutputsRequest,
+    WorkReply,
+    WorkRequest,
+)
 from everesthood.domain.keeping import Keeping
 from everesthood.domain.runs import Run, RunId, RunRequest, RunState
 from everesthood.domain.schedules import Schedule
@@ -176,6 +183,10 @@ class WorkStore(Protocol):
 
     async def heartbeat(self, seat: WorkerSeat, request: HeartbeatRequest) -> HeartbeatReply:
         """Renew leases."""
+        ...
+
+    async def outputs(self, seat: WorkerSeat, request: OutputsRequest) -> OutputsReply:
+        """Return those of the named outputs that fit into one answer; none where the run is not held."""
         ...
 
 

@@ -9,6 +9,8 @@ from everesthood.apis.wire import (
     CredentialLease,
     HeartbeatReply,
     HeartbeatRequest,
+    OutputsReply,
+    OutputsRequest,
     Program,
     QueueLease,
     StepRecord,
@@ -40,6 +42,10 @@ class Gateway(Protocol):
 
     async def heartbeat(self, request: HeartbeatRequest) -> HeartbeatReply:
         """Renew the leases of held runs."""
+        ...
+
+    async def outputs(self, request: OutputsRequest) -> OutputsReply:
+        """Return outputs of earlier attempts that were held back from an assignment."""
         ...
 
     async def lease(self, slot: str) -> CredentialLease:

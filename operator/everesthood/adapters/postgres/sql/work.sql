@@ -4,6 +4,7 @@
 --   $12-$22  steps: run, fence, instance, name, state, output, reason, message, tries, started, finished
 --   $23-$29 log:   run, fence, instance, at, level, step, message
 --   $30-$32 wants: instance, revision, number (each pair once)      $33 lease in seconds
+--   $34 bytes of outputs that a claimed run brings along
 -- SKIP LOCKED and MATERIALIZED keep concurrent claims apart and the plan as it was measured.
 with done as (
     select * from unnest($1::uuid[], $2::int[], $3::text[], $4::smallint[], $5::smallint[],
@@ -56,14 +57,14 @@ with done as (
         finished_at = case when e.state <> 0 then now() end
     from ended e where r.id = e.id
 ), stepped as (
-    insert into step (run_id, name, state, output, reason, message, tries, attempt, started_at, finished_at)
-    select n.id, n.name, n.state, n.output::json, n.reason, n.message, n.tries, h.attempt,
+    insert into step (run_id, name, state, output, size, reason, message, tries, attempt, started_at, finished_at)
+    select n.id, n.name, n.state, n.output::json, octet_length(n.output), n.reason, n.message, n.tries, h.attempt,
            to_timestamp(nullif(n.started_at, 0)), to_timestamp(nullif(n.finished_at, 0))
     from noted n
     join held h on h.id = n.id and h.fence = n.fence and h.instance_uid = n.instance_uid
     order by n.id, n.n
     on conflict (run_id, name) do update
-    set state = excluded.state, output = excluded.output, reason = excluded.reason,
+    set state = excluded.state, output = excluded.output, size = excluded.size, reason = excluded.reason,
         message = excluded.message, tries = excluded.tries, attempt = excluded.attempt,
         started_at = excluded.started_at, finished_at = excluded.finished_at
 ), logged as (
@@ -106,11 +107,12 @@ select k::int, id::text, null as instance_uid, fence, attempt, input::text, requ
            select json_agg(json_build_object(
                       'name', s.name,
                       'state', (array['started', 'succeeded', 'skipped', 'failed'])[s.state + 1],
-                      'output', s.output, 'reason', s.reason, 'message', s.message, 'tries', s.tries,
+                      'output', case when s.sum <= $34::int then s.output end, 'is_held_back', s.sum > $34::int,
+                      'reason', s.reason, 'message', s.message, 'tries', s.tries,
                       'started_at', coalesce(extract(epoch from s.started_at), 0)::float8,
                       'finished_at', coalesce(extract(epoch from s.finished_at), 0)::float8) order by s.seq)::text
-           from step s
-           where s.run_id = started.id and not (s.state = 3 and s.attempt <= started.failed_attempt)) end as steps
+           from (select *, sum(size) over (order by seq) as sum from step
+                 where run_id = started.id and not (state = 3 and attempt <= started.failed_attempt)) s) end as steps
 from started
 union all
 select 0, id::text, instance_uid, fence, null, null, null, null, 0::smallint, now(), null from held
