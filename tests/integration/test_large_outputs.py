@@ -5,13 +5,22 @@ from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
-from tests.support.record import INSTANCE, LEASE_SECONDS, finish, postgres_harness, step
+from tests.support.record import (
+    INSTANCE,
+    LEASE_SECONDS,
+    database_url,
+    databases,
+    finish,
+    postgres_harness,
+    step,
+)
 
 from everesthood.domain.runs import RunState
 from everesthood.domain.steps import MAX_OUTPUT_BYTES
 from everesthood.usecases.ports.record import RunFilter
 
 pytestmark = pytest.mark.integration
+__all__ = ["database_url", "databases"]
 
 NOISE = random.Random(1).randbytes(MAX_OUTPUT_BYTES // 2 - 1).hex()
 """Does not compress away."""
@@ -21,7 +30,7 @@ select toast_blks_read + toast_blks_hit from pg_statio_user_tables where relname
 
 
 @pytest.fixture
-async def record(database_url):
+async def record(database_url: str):
     """Yield a record that has one connection, so that its figures are those of what was done."""
     async with postgres_harness(database_url, size=1) as harness:
         await harness.registry.publish_instance(INSTANCE)

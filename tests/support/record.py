@@ -190,8 +190,7 @@ async def postgres_harness(url: str, *, size: int = 10) -> AsyncIterator[Harness
         async with database.acquire() as connection:
             await connection.execute(
                 "update run set due_at = due_at - $1::interval, lease_until = lease_until - $1,"
-                " started_at = started_at - $1, created_at = created_at - $1, expires_at = expires_at - $1,"
-                " finished_at = finished_at - $1",
+                " started_at = started_at - $1, created_at = created_at - $1, expires_at = expires_at - $1",
                 timedelta(seconds=seconds),
             )
             for table, column in (("run_log", "at"), ("idempotency", "created_at"), ("audit", "at")):

@@ -419,7 +419,11 @@ async def test_a_run_that_is_broken_off_keeps_what_is_done() -> None:
 @pytest.mark.parametrize(
     ("value", "reason", "said"),
     [
-        ("x" * 1_048_577, Reason.OUTPUT_TOO_LARGE, "the output is too large: 1048579 bytes, the most is 1048576"),
+        (
+            "x" * 1_048_577,
+            Reason.OUTPUT_TOO_LARGE,
+            "the output is too large: 1048579 bytes, the most is 1048576",
+        ),
         (object(), Reason.OUTPUT_INVALID, "the output is not JSON"),
         ({1j: 2}, Reason.OUTPUT_INVALID, "the output is not JSON"),
         ("\ud800", Reason.OUTPUT_INVALID, "the output is not JSON"),

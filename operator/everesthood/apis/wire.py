@@ -14,6 +14,7 @@ PROGRAM_PATH: Final = "/v1/program"
 QUEUE_PATH: Final = "/v1/queue"
 LEASE_PATH: Final = "/v1/lease"
 OUTPUTS_PATH: Final = "/v1/outputs"
+CHILD_PATH: Final = "/v1/child"
 
 EMPTY: Final = msgspec.Raw(b"null")
 
@@ -119,6 +120,29 @@ class OutputsReply(Message, frozen=True):
     """Some of the outputs, at least one: ask again for the rest."""
 
     outputs: tuple[StepOutput, ...]
+
+
+class ChildRequest(Message, frozen=True):
+    """Have a run of another instance for a tool call of a held run; the same call always is the same run."""
+
+    run: str
+    fence: int
+    step: str
+    """Checkpoint of the call, which is the run's idempotency key."""
+    instance: str
+    input: msgspec.Raw
+    seconds: int
+    """What is left of the caller's time: the run gets no more."""
+
+
+class ChildReply(Message, frozen=True):
+    """Where that run is: asked for again as long as it is not over."""
+
+    run: str
+    state: str
+    is_over: bool
+    output: msgspec.Raw = EMPTY
+    message: str = ""
 
 
 class Held(Message, frozen=True):

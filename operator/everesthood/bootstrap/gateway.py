@@ -1,22 +1,34 @@
 """Wires the gateway."""
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from everesthood.adapters.postgres import Database, PostgresGateway, PostgresWork, check_schema
+from everesthood.adapters.languages import Languages
+from everesthood.adapters.postgres import (
+    Database,
+    Listener,
+    PostgresGateway,
+    PostgresRuns,
+    PostgresWork,
+    check_schema,
+)
 from everesthood.adapters.redis import RedisBell
 from everesthood.adapters.redis import connect as connect_redis
 from everesthood.bootstrap.connections import open_database, redis_address
 from everesthood.bootstrap.surroundings import surroundings
 from everesthood.domain.errors import Invalid
 from everesthood.settings import Settings
+from everesthood.usecases.call_instance import CallInstance
 from everesthood.usecases.lease_queue import Broker
 from everesthood.usecases.observe_credentials import observe_credentials
 from everesthood.usecases.ports.bell import Bell
 from everesthood.usecases.ports.identity import Secrets
+from everesthood.usecases.request_run import RequestRun
 from everesthood.usecases.seat_worker import SeatWorker
 
 _SHORTEST_KEY = 32
@@ -32,6 +44,7 @@ class GatewayParts:
     bell: Bell
     secrets: Secrets
     broker: Broker
+    call_instance: CallInstance
     seat: SeatWorker
     observe: Callable[[float], Awaitable[Mapping[str, int]]]
 
@@ -60,6 +73,13 @@ async def gateway_parts(settings: Settings) -> AsyncIterator[GatewayParts]:
         stack.push_async_callback(bell.aclose)
         around = await stack.enter_async_context(surroundings(settings))
         store = PostgresGateway(database)
+        listener = Listener(database)
+        stack.push_async_callback(listener.close)
+        runs = PostgresRuns(database, listener)
+        stack.push_async_callback(runs.close)
+        request_run = RequestRun(
+            runs=runs, bell=bell, schemas=Languages(), now=lambda: datetime.now(UTC), random=os.urandom
+        )
         yield GatewayParts(
             database=database,
             work=work,
@@ -67,6 +87,7 @@ async def gateway_parts(settings: Settings) -> AsyncIterator[GatewayParts]:
             bell=bell,
             secrets=around.secrets,
             broker=broker,
+            call_instance=CallInstance(store=store, runs=runs, request_run=request_run),
             seat=SeatWorker(
                 identities=around.identities,
                 owners=around.owners,

@@ -75,6 +75,7 @@ def build_app(parts: GatewayParts, internal_hosts: frozenset[str]) -> Gateway:
         bell=parts.bell,
         secrets=parts.secrets,
         broker=parts.broker,
+        call_instance=parts.call_instance,
         internal_hosts=internal_hosts,
     )
     return Gateway(seat=parts.seat, routes=routes(needed))

@@ -43,6 +43,7 @@ class Parts:
     bell: Bell
     secrets: Secrets
     broker: Broker
+    call_instance: Callable[[WorkerSeat, wire.ChildRequest], Awaitable[wire.ChildReply]]
     internal_hosts: frozenset[str] = frozenset()
 
 
@@ -55,6 +56,7 @@ def routes(parts: Parts) -> Mapping[tuple[str, str], Route]:
         ("GET", wire.PROGRAM_PATH): Route(serve=served.program),
         ("POST", wire.QUEUE_PATH): Route(serve=served.queue),
         ("POST", wire.OUTPUTS_PATH): Route(serve=served.outputs, decoder=_decoder(wire.OutputsRequest)),
+        ("POST", wire.CHILD_PATH): Route(serve=served.child, decoder=_decoder(wire.ChildRequest)),
         ("POST", wire.LEASE_PATH): Route(serve=served.lease, decoder=_decoder(wire.LeaseRequest)),
     }
 
@@ -92,6 +94,9 @@ class _Served:
     async def outputs(self, call: Call) -> wire.OutputsReply:
         request = cast("wire.OutputsRequest", call.message)
         return await outputs(store=self._parts.work, seat=call.seat, request=request)
+
+    async def child(self, call: Call) -> wire.ChildReply:
+        return await self._parts.call_instance(call.seat, cast("wire.ChildRequest", call.message))
 
     async def lease(self, call: Call) -> wire.CredentialLease:
         return await lease_credential(
