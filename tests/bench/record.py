@@ -114,7 +114,14 @@ async def measure(url: str, runs: int) -> list[tuple[str, float]]:
 async def through_gateway(record: Harness, runs: int) -> list[tuple[str, float]]:
     """Measure with workers that speak HTTP."""
     broker = Broker(host="", port=0, tls=False, bell_key=b"")
-    parts = Parts(work=record.work, store=record.gateway, bell=Silent(), secrets=Silent(), broker=broker)  # type: ignore[arg-type]
+    parts = Parts(
+        work=record.work,
+        store=record.gateway,
+        bell=Silent(),
+        secrets=Silent(),
+        broker=broker,
+        call_instance=Silent(),
+    )  # type: ignore[arg-type]
     port = free_port()
     server = build_server(Gateway(seat=AnySeat(), routes=routes(parts)), port=port, host="127.0.0.1")
     serving = asyncio.create_task(server.serve())

@@ -24,6 +24,7 @@ from everesthood.domain.errors import Forbidden, NotFound, Unauthenticated
 from everesthood.domain.runs import RunState
 from everesthood.entrypoints.gateway.app import BODY_BYTES, Gateway
 from everesthood.entrypoints.gateway.routes import Parts, routes
+from everesthood.usecases.call_instance import CallInstance
 from everesthood.usecases.lease_queue import Broker
 from everesthood.usecases.ports.identity import Identity
 from everesthood.usecases.ports.registry import PublishedRevision
@@ -59,6 +60,10 @@ class Kubernetes:
         if (namespace, name, key) == ("acme", "model", "token"):
             return SECRET
         raise NotFound("There is no Secret.", Reason.SECRET_NOT_FOUND)
+
+
+async def _no_run(wish):
+    raise NotFound(f"There is no AgentInstance {wish.instance!r} in namespace {wish.namespace!r}.")
 
 
 class Bell:
@@ -115,6 +120,9 @@ async def door(database_url: str) -> AsyncIterator[Door]:
             bell=bell,
             secrets=kubernetes,
             broker=Broker(host="redis", port=6379, tls=False, bell_key=b"k" * 32),
+            call_instance=CallInstance(
+                store=record.gateway, runs=record.runs, request_run=_no_run, wait_seconds=0.0
+            ),
             internal_hosts=frozenset({"standin:8080"}),
         )
         seat = SeatWorker(identities=kubernetes, owners=kubernetes, store=record.gateway)

@@ -386,6 +386,8 @@ ROUTES = [
     ("GET", "runs/{run}", "getRun"),
     ("POST", "runs/{run}/cancel", "cancelRun"),
     ("GET", "runs/{run}/log", "getRunLog"),
+    ("GET", "runs/{run}/steps", "listSteps"),
+    ("GET", "runs/{run}/steps/shout/output", "getStepOutput"),
     ("GET", "instances/summarizer/schedules", "listSchedules"),
     ("POST", "instances/summarizer/schedules/daily/run", "runSchedule"),
     ("POST", "runs/{run}/replay", "replayRun"),

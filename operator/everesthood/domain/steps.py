@@ -16,6 +16,8 @@ MAX_OUTPUT_BYTES: Final = 1_048_576
 """Cap on the JSON of one step's or one run's output."""
 CLAIM_OUTPUT_BYTES: Final = 65_536
 """Outputs of one run's earlier attempts that a claim carries along; the others are fetched."""
+LISTED_OUTPUT_BYTES: Final = 16_384
+"""Largest output that a list of steps shows; larger ones are shown one by one."""
 PAGE_OUTPUT_BYTES: Final = 2_097_152
 """Outputs in one answer, though the first comes whatever its size."""
 MAX_MESSAGE: Final = 1000

@@ -1,11 +1,15 @@
-"""Show one run with its steps, or a page of its log."""
+"""Show one run, a page of its steps or of its log, or what one step came to."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from everesthood.domain.errors import NotFound
 from everesthood.domain.run_ids import parse
 from everesthood.domain.runs import Run
 from everesthood.usecases.ports.record import RunStore, StoredLine, StoredStep
+
+FIRST_STEPS: Final = 100
+"""Steps that come with a run."""
 
 
 async def find_run(runs: RunStore, namespace: str, run: str, instance: str = "") -> Run:
@@ -19,12 +23,20 @@ async def find_run(runs: RunStore, namespace: str, run: str, instance: str = "")
     return found
 
 
-async def get_run(
-    runs: RunStore, namespace: str, run: str, instance: str = ""
-) -> tuple[Run, Sequence[StoredStep]]:
-    """Return the run and its steps."""
-    found = await find_run(runs, namespace, run, instance)
-    return found, await runs.steps(found.id)
+async def get_steps(
+    runs: RunStore, run: Run, *, after: int = 0, limit: int = FIRST_STEPS
+) -> tuple[Sequence[StoredStep], int | None]:
+    """Return a page of the steps of a run that was found, and where the next one begins."""
+    steps = await runs.steps(run.id, after=after, limit=limit)
+    return steps, steps[-1].seq if len(steps) == limit else None
+
+
+async def get_output(runs: RunStore, run: Run, step: str) -> bytes:
+    """Return what one step of a run that was found came to, as JSON."""
+    found = await runs.output(run.id, step)
+    if found is None:
+        raise NotFound(f"Run {run.id} has no step {step!r} yet.")
+    return found
 
 
 async def get_log(runs: RunStore, run: Run, *, after: int, limit: int) -> Sequence[StoredLine]:

@@ -57,6 +57,7 @@ class RunRow:
     steps: dict[str, StoredStep] = field(default_factory=dict)
     log: list[StoredLine] = field(default_factory=list)
     lines_said: int = 0
+    steps_written: int = 0
 
     @property
     def deadline_at(self) -> datetime | None:

@@ -9,6 +9,7 @@ from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Conflict, NotFound
 from everesthood.domain.run_ids import first_at
 from everesthood.domain.runs import FINAL, Run, RunId, RunRequest, RunState, after_cancel
+from everesthood.domain.steps import LISTED_OUTPUT_BYTES
 from everesthood.usecases.ports.record import (
     Accepted,
     AuditEntry,
@@ -141,11 +142,19 @@ class MemoryRuns:
             runs = [as_run(row, whole=False) for row in rows[: wanted.limit]]
             return Page(runs=runs, next=runs[-1].id if len(runs) == wanted.limit else None)
 
-    async def steps(self, run: RunId) -> Sequence[StoredStep]:
-        """Return the steps of a run."""
+    async def steps(self, run: RunId, after: int = 0, limit: int = 1000) -> Sequence[StoredStep]:
+        """Return steps with a greater `seq`."""
         with self._record.reach():
             row = self._record.rows.get(run)
-            return [] if row is None else list(row.steps.values())
+            found = [step for step in row.steps.values() if step.seq > after][:limit] if row else []
+            return [replace(step, output=None) if step.size > LISTED_OUTPUT_BYTES else step for step in found]
+
+    async def output(self, run: RunId, step: str) -> bytes | None:
+        """Return the output of one step."""
+        with self._record.reach():
+            row = self._record.rows.get(run)
+            found = row.steps.get(step) if row else None
+            return None if found is None else found.output
 
     async def log(self, run: RunId, after: int = 0, limit: int = 1000) -> Sequence[StoredLine]:
         """Return lines with a greater `seq`."""

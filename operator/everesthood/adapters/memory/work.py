@@ -72,10 +72,14 @@ class MemoryWork:
 
     def _steps(self, row: RunRow, written: Checkpoint | Finish) -> None:
         for step in written.steps:
+            row.steps.pop(step.name, None)  # its place is that of its last change
+            row.steps_written += 1
             row.steps[step.name] = StoredStep(
+                seq=row.steps_written,
                 name=step.name,
                 state=step.state,
                 output=bytes(step.output),
+                size=len(bytes(step.output)),
                 reason=step.reason,
                 message=step.message,
                 tries=step.tries,
@@ -154,10 +158,10 @@ class MemoryWork:
             size = 0
             for step in row.steps.values() if row else ():
                 if step.name in request.steps:
-                    size += len(step.output)
+                    size += step.size
                     if size > PAGE_OUTPUT_BYTES and found:
                         break
-                    found.append(StepOutput(step=step.name, output=msgspec.Raw(step.output)))
+                    found.append(StepOutput(step=step.name, output=msgspec.Raw(step.output or b"null")))
             return OutputsReply(outputs=tuple(found))
 
     async def heartbeat(self, seat: WorkerSeat, request: HeartbeatRequest) -> HeartbeatReply:
@@ -181,7 +185,7 @@ def _checkpoints(row: RunRow) -> Iterator[StepRecord]:
     for step in row.steps.values():
         if step.state == "failed" and step.attempt <= row.failed_attempt:
             continue
-        size += len(step.output)
+        size += step.size
         record = _record(step)
         if size > CLAIM_OUTPUT_BYTES:
             record = msgspec.structs.replace(record, output=EMPTY, is_held_back=True)
@@ -196,7 +200,7 @@ def _record(step: StoredStep) -> StepRecord:
     return StepRecord(
         name=step.name,
         state=step.state,
-        output=msgspec.Raw(step.output),
+        output=msgspec.Raw(step.output or b"null"),
         reason=step.reason,
         message=step.message,
         tries=step.tries,

@@ -195,6 +195,7 @@ def _steps(batch: Sequence[Call]) -> Iterable[tuple[object, ...]]:
         for written in handed_in:
             mark = (written.run, written.fence, seat.instance_uid)
             for step in written.steps:
+                once.pop((*mark, step.name), None)  # its place is that of its last change
                 once[*mark, step.name] = (*mark, *_step(step))
     return once.values()
 

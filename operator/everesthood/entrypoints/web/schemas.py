@@ -84,11 +84,19 @@ class ReplayPage(_Shape):
 class StepView(_Shape):
     """A step of a run."""
 
+    seq: Annotated[int, Field(description="Grows within a run with each change of a step.")]
     name: Annotated[str, Field(description="Name in the template.")]
     state: Annotated[
         Literal["started", "succeeded", "skipped", "failed"], Field(description="How far it is.")
     ]
-    output: Annotated[Any, Field(description="What it came to; null before its end.")] = None
+    output: Annotated[
+        Any,
+        Field(
+            description="What it came to; null before its end, and where it is larger than 16 KiB: "
+            "`getStepOutput` shows it."
+        ),
+    ] = None
+    output_bytes: Annotated[int, Field(description="Size of the output.")]
     reason: Annotated[str, Field(description="Why it failed or was skipped; `everesthood explain`.")] = ""
     message: Annotated[str, Field(description="The same for people.")] = ""
     tries: Annotated[int, Field(description="Tries within the attempt.")]
@@ -144,7 +152,19 @@ class RunView(RunSummary):
 class RunDetail(RunView):
     """A run with its steps."""
 
-    steps: Annotated[list[StepView], Field(description="In the order in which they were written.")]
+    steps: Annotated[
+        list[StepView], Field(description="The first hundred, in the order of their last change.")
+    ]
+    next_steps: Annotated[
+        int | None, Field(description="`after` of `listSteps` for the others; null when there are none.")
+    ] = None
+
+
+class StepPage(_Shape):
+    """Some steps of a run."""
+
+    items: Annotated[list[StepView], Field(description="In the order of their last change.")]
+    next: Annotated[int | None, Field(description="`after` of the next page; null at the end.")] = None
 
 
 class RunPage(_Shape):
@@ -252,9 +272,9 @@ def view(run: Run) -> RunJson:
     return {**summary(run), "input": _raw(run.input), "output": _raw(run.output)}
 
 
-def detail(run: Run, steps: Sequence[StoredStep]) -> RunJson:
+def detail(run: Run, steps: Sequence[StoredStep], following: int | None) -> RunJson:
     """Return a run as RunDetail."""
-    return {**view(run), "steps": [step_view(step) for step in steps]}
+    return {**view(run), "steps": [step_view(step) for step in steps], "nextSteps": following}
 
 
 def replayed(done: Replayed) -> RunJson:
@@ -270,9 +290,11 @@ def replayed(done: Replayed) -> RunJson:
 def step_view(step: StoredStep) -> RunJson:
     """Return a step as StepView."""
     return {
+        "seq": step.seq,
         "name": step.name,
         "state": step.state,
         "output": _raw(step.output),
+        "outputBytes": step.size,
         "reason": step.reason,
         "message": step.message,
         "tries": step.tries,

@@ -87,11 +87,15 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredStep:
-    """A step of a run, for people."""
+    """A step of a run, for people; `seq` grows within a run with each change of a step."""
 
+    seq: int = field(default=0, compare=False)
     name: str
     state: Literal["started", "succeeded", "skipped", "failed"]
-    output: bytes
+    output: bytes | None
+    """JSON; None where it is larger than a list shows."""
+    size: int = field(default=0, compare=False)
+    """Bytes of the output as JSON."""
     reason: str
     message: str
     tries: int
@@ -153,8 +157,12 @@ class RunStore(Protocol):
         """
         ...
 
-    async def steps(self, run: RunId) -> Sequence[StoredStep]:
-        """Return the steps of a run in the order in which they were written."""
+    async def steps(self, run: RunId, after: int = 0, limit: int = 1000) -> Sequence[StoredStep]:
+        """Return steps with a greater `seq`, in the order of their last change."""
+        ...
+
+    async def output(self, run: RunId, step: str) -> bytes | None:
+        """Return the output of one step, however large; None if there is no such step."""
         ...
 
     async def log(self, run: RunId, after: int = 0, limit: int = 1000) -> Sequence[StoredLine]:

@@ -64,7 +64,7 @@ with done as (
     join held h on h.id = n.id and h.fence = n.fence and h.instance_uid = n.instance_uid
     order by n.id, n.n
     on conflict (run_id, name) do update
-    set state = excluded.state, output = excluded.output, size = excluded.size, reason = excluded.reason,
+    set seq = default, state = excluded.state, output = excluded.output, size = excluded.size, reason = excluded.reason,
         message = excluded.message, tries = excluded.tries, attempt = excluded.attempt,
         started_at = excluded.started_at, finished_at = excluded.finished_at
 ), logged as (
