@@ -266,3 +266,37 @@ async def test_an_id_of_the_request_reaches_the_worker(door: Door):
     (held,) = (await door.work(want=1)).assignments
 
     assert held.request_id == "req-42"
+
+
+async def test_a_worker_fetches_outputs_that_its_claim_left_behind(door: Door):
+    """Large outputs of earlier attempts come by a call of their own; another instance gets none of them."""
+    await door.record.accept()
+    (held,) = (await door.work(want=1)).assignments
+    large = msgspec.Raw(b'"' + b"x" * 200_000 + b'"')
+    step = wire.StepRecord(name="a", state="succeeded", output=large)
+    await door.work(checkpoints=(wire.Checkpoint(run=held.run, fence=held.fence, steps=(step,)),))
+    await door.work(finished=(finish(held, "released"),))
+    (again,) = (await door.work(want=1)).assignments
+    request = wire.OutputsRequest(run=again.run, fence=again.fence, steps=("a",))
+
+    mine = await door.send(wire.OUTPUTS_PATH, request)
+    other = await door.send(wire.OUTPUTS_PATH, request, token="uid-b/r1/pod-2")
+
+    assert again.steps[0].is_held_back
+    reply = msgspec.json.decode(mine.content, type=wire.OutputsReply)
+    assert [bytes(found.output) for found in reply.outputs] == [bytes(large)]
+    assert (other.status_code, other.json()["reason"]) == (409, Reason.LEASE_LOST)
+
+
+async def test_a_worker_has_no_run_of_an_instance_that_its_template_does_not_name(door: Door):
+    """Whatever a worker asks for, the published template decides."""
+    await door.record.accept()
+    (held,) = (await door.work(want=1)).assignments
+    request = wire.ChildRequest(
+        run=held.run, fence=held.fence, step="a/turn1/call1", instance="other", input=wire.EMPTY, seconds=10
+    )
+
+    answer = await door.send(wire.CHILD_PATH, request)
+
+    assert (answer.status_code, answer.json()["reason"]) == (403, Reason.NOT_YOURS)
+    assert "has no tool that runs instance" in answer.json()["detail"]

@@ -59,6 +59,7 @@ def _number(schema: Schema) -> object:
 
 
 def _text(schema: Schema) -> str:
-    text = _FORMATS.get(schema.get("format", ""), _TEXT)
+    text: str = _FORMATS.get(schema.get("format", ""), _TEXT)
     text += "x" * (schema.get("minLength", 0) - len(text))
-    return text[: schema.get("maxLength", len(text))]
+    longest: int = schema.get("maxLength", len(text))
+    return text[:longest]

@@ -16,7 +16,7 @@ from everesthood.apis import names
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import EMPTY, ChildReply, ChildRequest
 from everesthood.domain import run_ids
-from everesthood.domain.errors import Forbidden, Invalid, Refused
+from everesthood.domain.errors import Conflict, Forbidden, Invalid, NotFound
 from everesthood.domain.runs import FINAL, Run, RunId, RunState
 from everesthood.domain.steps import AgentSpec, called_instances
 from everesthood.usecases.ports.record import GatewayStore, RunStore, WorkerSeat
@@ -47,7 +47,8 @@ class CallInstance:
 
         Raises:
             Forbidden: the revision declares no tool that runs this instance.
-            Refused: the worker does not hold the calling run, the runs are too deep, or the instance
+            Conflict: the worker does not hold the calling run, or the runs are too deep.
+            NotFound, Invalid: there is no such instance, or it
                 takes no such input.
             Unavailable: the record cannot be reached; ask again.
         """
@@ -71,7 +72,7 @@ class CallInstance:
             or found.fence != request.fence
             or found.state is not RunState.RUNNING
         ):
-            raise Refused("The run is not held by this worker.", Reason.LEASE_LOST)
+            raise Conflict("The run is not held by this worker.", Reason.LEASE_LOST)
         return found
 
     async def _reply(self, namespace: str, run: RunId) -> ChildReply:
@@ -91,7 +92,7 @@ class CallInstance:
     async def _get(self, namespace: str, run: RunId) -> Run:
         found = await self.runs.get(namespace, run)
         if found is None:
-            raise Refused(f"Run {run} is no longer kept.", Reason.RUN_NOT_FOUND)
+            raise NotFound(f"Run {run} is no longer kept.", Reason.RUN_NOT_FOUND)
         return found
 
 
@@ -125,7 +126,7 @@ def _wish(seat: WorkerSeat, parent: Run, request: ChildRequest) -> Wish:
     depth = _depth(parent) + 1
     if depth > MOST_DEPTH:
         said = f"Runs that call runs are {MOST_DEPTH} deep already: run {parent.id} may start none."
-        raise Refused(said, Reason.BAD_REQUEST)
+        raise Conflict(said, Reason.BAD_REQUEST)
     return Wish(
         namespace=seat.namespace,
         instance=request.instance,

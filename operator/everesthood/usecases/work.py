@@ -19,7 +19,7 @@ from everesthood.apis.wire import (
     WorkRequest,
 )
 from everesthood.domain import run_ids
-from everesthood.domain.errors import Invalid, Refused
+from everesthood.domain.errors import Conflict, Invalid
 from everesthood.domain.steps import MAX_OUTPUT_BYTES
 from everesthood.usecases.ports.bell import Bell
 from everesthood.usecases.ports.record import WorkerSeat, WorkStore
@@ -59,14 +59,14 @@ async def outputs(*, store: WorkStore, seat: WorkerSeat, request: OutputsRequest
     """Return outputs of a held run's earlier attempts.
 
     Raises:
-        Refused: the worker does not hold the run, or the run has no such step.
+        Conflict: the worker does not hold the run, or the run has no such step.
     """
     _check_hold("outputs", request.run, request.fence)
     if not 0 < len(request.steps) <= _MOST_RUNS:
         raise Invalid(f"steps: from 1 to {_MOST_RUNS} names in one call.")
     found = await store.outputs(seat, request)
     if not found.outputs:
-        raise Refused("The run is not held by this worker, or has none of these steps.", Reason.LEASE_LOST)
+        raise Conflict("The run is not held by this worker, or has none of these steps.", Reason.LEASE_LOST)
     return found
 
 
