@@ -48,8 +48,8 @@ class CallInstance:
         Raises:
             Forbidden: the revision declares no tool that runs this instance.
             Conflict: the worker does not hold the calling run, or the runs are too deep.
-            NotFound, Invalid: there is no such instance, or it
-                takes no such input.
+            NotFound: there is no such instance.
+            Invalid: it takes no such input.
             Unavailable: the record cannot be reached; ask again.
         """
         _check(request)
