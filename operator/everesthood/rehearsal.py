@@ -22,7 +22,7 @@ another died; `die_after` and `die_in` end the first one where you want it to di
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,7 +35,15 @@ from everesthood.adapters.manifests import documents
 from everesthood.adapters.outbound import Policy
 from everesthood.adapters.steps import Steps
 from everesthood.apis.reasons import Reason
-from everesthood.apis.wire import Ask, Assignment, CredentialLease, Finish, StepRecord
+from everesthood.apis.wire import (
+    Ask,
+    Assignment,
+    ChildReply,
+    ChildRequest,
+    CredentialLease,
+    Finish,
+    StepRecord,
+)
 from everesthood.domain.approvals import Decision, Question, Settled, settle, settle_unanswered
 from everesthood.domain.errors import OutcomeUnknown, StepFailed
 from everesthood.domain.runs import RunId, RunState
@@ -74,6 +82,7 @@ class TemplateRehearsal:
         http: answers each HTTP call, of steps and of tools: a Response, a text, or a JSON value.
         model: answers each model call, given its messages: a text, a JSON value, or a list of `Use`.
         mcp: answers each MCP tool call, given tool and arguments: a text, or an object.
+        instances: answers each run of another instance, given its name and the input: the run's output.
         internal_hosts: hosts inside the cluster that the platform opens, `host:port`.
         die_after: name of the checkpoint after which the worker dies, once.
         die_in: name of the step that must not be repeated in the middle of which it dies, once.
@@ -85,6 +94,7 @@ class TemplateRehearsal:
     http: Callable[[Request], Any] | None = None
     model: Callable[[list[dict[str, Any]]], Any] | None = None
     mcp: Callable[[str, dict[str, Any]], Any] | None = None
+    instances: Callable[[str, dict[str, Any]], Any] | None = None
     internal_hosts: Collection[str] = ()
     die_after: str | None = None
     die_in: str | None = None
@@ -162,7 +172,12 @@ class TemplateRehearsal:
 
     async def _play(self, agent: Agent) -> Finish:
         expressions = Expressions(Languages())
-        steps = Steps(expressions=expressions, outbound=_World(self, agent), credentials=_NoCredentials())
+        steps = Steps(
+            expressions=expressions,
+            outbound=_World(self, agent),
+            credentials=_NoCredentials(),
+            children=None if self.instances is None else _Others(self.instances),
+        )
         doing = Doing(runner=steps, expressions=expressions, figures=_NoFigures(), sleep=_no_pause)
         assignment = Assignment(
             run="rehearsal",
@@ -228,6 +243,13 @@ class _World:
 
     def __init__(self, rehearsal: TemplateRehearsal, agent: Agent) -> None:
         self._rehearsal = rehearsal
+        self._tools = [
+            tool
+            for step in agent.spec.steps
+            for inner in (step, *(step.for_each.steps if step.for_each else ()))
+            for server in (inner.agent.mcp_servers if inner.agent else ())
+            for tool in server.tools
+        ]
         self._policy = Policy(egress=agent.spec.egress.hosts, internal_hosts=agent.internal_hosts, slots={})
 
     async def send(self, call: Call) -> Answer:
@@ -236,7 +258,7 @@ class _World:
         if it.model is not None and call.url.endswith("/chat/completions"):
             return _said(it.model(msgspec.json.decode(call.content or b"")["messages"]))
         if it.mcp is not None and b'"jsonrpc"' in (call.content or b""):
-            return _served(msgspec.json.decode(call.content or b""), it.mcp)
+            return _served(msgspec.json.decode(call.content or b""), it.mcp, self._tools)
         if it.http is None:
             raise StepFailed(f"the rehearsal has nothing to answer {call.method} {call.url} with")
         return _answer(it.http(_request(call)))
@@ -284,11 +306,27 @@ def _wanted(number: int, use: Use) -> dict[str, object]:
     return {"id": f"call_{number}", "type": "function", "function": function}
 
 
-def _served(message: dict[str, Any], mcp: Callable[[str, dict[str, Any]], Any]) -> Answer:
+class _Others:
+    """Runs of other instances, over as soon as they are asked for."""
+
+    def __init__(self, answer: Callable[[str, dict[str, Any]], Any]) -> None:
+        self._answer = answer
+
+    async def child(self, request: ChildRequest) -> ChildReply:
+        output = self._answer(request.instance, msgspec.json.decode(request.input))
+        raw = msgspec.Raw(msgspec.json.encode(output))
+        return ChildReply(run=f"rehearsal/{request.step}", state="succeeded", is_over=True, output=raw)
+
+
+def _served(
+    message: dict[str, Any], mcp: Callable[[str, dict[str, Any]], Any], tools: Sequence[str]
+) -> Answer:
     if "id" not in message:
         return _json(None, 202)
     if message["method"] == "initialize":
         result: object = {"protocolVersion": message["params"]["protocolVersion"], "capabilities": {}}
+    elif message["method"] == "tools/list":
+        result = {"tools": [{"name": tool, "inputSchema": {"type": "object"}} for tool in tools]}
     else:
         given = mcp(message["params"]["name"], message["params"]["arguments"])
         result = (

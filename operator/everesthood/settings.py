@@ -84,6 +84,13 @@ class Settings:
     )
     lease_seconds: int = _told(30, "How long a worker holds a run without a heartbeat.")
     bell_repair_seconds: float = _told(2.0, "Age of due, unclaimed work that is rung for again.")
+    keep_runs_days: int = _told(
+        30, "Days for which runs are kept that succeeded, were cancelled or expired; 0 means for ever."
+    )
+    keep_dead_runs_days: int = _told(90, "Days for which dead and ambiguous runs are kept.")
+    keep_log_lines_days: int = _told(14, "Days for which lines of runs' logs are kept, at most as the run.")
+    keep_keys_days: int = _told(7, "Days for which a repeat with the same Idempotency-Key is recognized.")
+    keep_audit_days: int = _told(365, "Days for which the audit log is kept.")
     reconcile_workers: int = _told(16, "Objects that the controller handles at once.")
     resync_seconds: int = _told(600, "Period of the controller's full comparison.")
     kubeconfig: str = _told("", "kubeconfig file; empty means the pod's own account.")

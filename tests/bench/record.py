@@ -121,6 +121,7 @@ async def through_gateway(record: Harness, runs: int) -> list[tuple[str, float]]
         secrets=Silent(),  # type: ignore[arg-type]
         broker=broker,
         cancellations=record.cancellations,
+        call_instance=Silent(),  # type: ignore[arg-type]
     )
     port = free_port()
     server = build_server(Gateway(seat=AnySeat(), routes=routes(parts)), port=port, host="127.0.0.1")

@@ -21,7 +21,7 @@ kind: AgentTemplate
 metadata: {name: shout}
 spec:
   displayName: Shout
-  inputSchema: {type: object, required: [text]}
+  inputSchema: {type: object, required: [text], properties: {text: {type: string}}}
   steps:
     - {name: loud, transform: {value: "input.text + '!'"}}
     - {name: own, needs: [loud], code: {entrypoint: "dev_agent_code:again", args: steps.loud}}
@@ -116,6 +116,8 @@ async def test_an_author_sees_an_agent_run_and_a_saved_file_count(dev, tmp_path)
     running = await dev()
     assert await running.run("hey") == "hey!hey!"
     assert "own: again" in running.said
+    assert 'everesthood run shouter -n default --input \'{"text": "text"}\' --follow' in running.said
+    assert "warning:" not in running.said.partition("ready after")[0]
 
     (tmp_path / "dev_agent_code.py").write_text(CODE.replace("* 2", "* 3"))
     await running.says("dev_agent_code.py changed")

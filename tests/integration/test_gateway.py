@@ -28,6 +28,7 @@ from everesthood.entrypoints.gateway import metrics
 from everesthood.entrypoints.gateway.app import BODY_BYTES, Gateway
 from everesthood.entrypoints.gateway.routes import Parts, routes
 from everesthood.usecases.await_cancellation import await_cancellation
+from everesthood.usecases.call_instance import CallInstance
 from everesthood.usecases.lease_queue import Broker
 from everesthood.usecases.ports.identity import Identity
 from everesthood.usecases.ports.registry import PublishedRevision
@@ -63,6 +64,10 @@ class Kubernetes:
         if (namespace, name, key) == ("acme", "model", "token"):
             return SECRET
         raise NotFound("There is no Secret.", Reason.SECRET_NOT_FOUND)
+
+
+async def _no_run(wish):
+    raise NotFound(f"There is no AgentInstance {wish.instance!r} in namespace {wish.namespace!r}.")
 
 
 class Bell:
@@ -120,6 +125,9 @@ async def door(database_url: str) -> AsyncIterator[Door]:
             secrets=kubernetes,
             broker=Broker(host="redis", port=6379, tls=False, bell_key=b"k" * 32),
             cancellations=record.cancellations,
+            call_instance=CallInstance(
+                store=record.gateway, runs=record.runs, request_run=_no_run, wait_seconds=0.0
+            ),
             internal_hosts=frozenset({"standin:8080"}),
         )
         seat = SeatWorker(identities=kubernetes, owners=kubernetes, store=record.gateway)
@@ -316,3 +324,37 @@ async def test_a_gateway_that_ends_lets_go_of_who_only_waits(door: Door):
             wire.WatchReply(changed=True),
         ) * 2
     assert done == set()
+
+
+async def test_a_worker_fetches_outputs_that_its_claim_left_behind(door: Door):
+    """Large outputs of earlier attempts come by a call of their own; another instance gets none of them."""
+    await door.record.accept()
+    (held,) = (await door.work(want=1)).assignments
+    large = msgspec.Raw(b'"' + b"x" * 200_000 + b'"')
+    step = wire.StepRecord(name="a", state="succeeded", output=large)
+    await door.work(checkpoints=(wire.Checkpoint(run=held.run, fence=held.fence, steps=(step,)),))
+    await door.work(finished=(finish(held, "released"),))
+    (again,) = (await door.work(want=1)).assignments
+    request = wire.OutputsRequest(run=again.run, fence=again.fence, steps=("a",))
+
+    mine = await door.send(wire.OUTPUTS_PATH, request)
+    other = await door.send(wire.OUTPUTS_PATH, request, token="uid-b/r1/pod-2")
+
+    assert again.steps[0].is_held_back
+    reply = msgspec.json.decode(mine.content, type=wire.OutputsReply)
+    assert [bytes(found.output) for found in reply.outputs] == [bytes(large)]
+    assert (other.status_code, other.json()["reason"]) == (409, Reason.LEASE_LOST)
+
+
+async def test_a_worker_has_no_run_of_an_instance_that_its_template_does_not_name(door: Door):
+    """Whatever a worker asks for, the published template decides."""
+    await door.record.accept()
+    (held,) = (await door.work(want=1)).assignments
+    request = wire.ChildRequest(
+        run=held.run, fence=held.fence, step="a/turn1/call1", instance="other", input=wire.EMPTY, seconds=10
+    )
+
+    answer = await door.send(wire.CHILD_PATH, request)
+
+    assert (answer.status_code, answer.json()["reason"]) == (403, Reason.NOT_YOURS)
+    assert "has no tool that runs instance" in answer.json()["detail"]

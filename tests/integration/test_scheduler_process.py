@@ -25,7 +25,14 @@ from everesthood.domain.schedules import Missed, Overlap, Schedule
 __all__ = ["database_url", "databases"]
 pytestmark = pytest.mark.integration
 
-DUTIES = ("fire-schedules", "keep-broker-users", "keep-control", "repair-bells", "rescue-runs")
+DUTIES = (
+    "fire-schedules",
+    "forget-old",
+    "keep-broker-users",
+    "keep-control",
+    "repair-bells",
+    "rescue-runs",
+)
 
 
 class Scheduler:

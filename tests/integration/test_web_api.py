@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 
+import msgspec
 import pytest
 from pydantic import TypeAdapter
 from tests.support.postgres import Databases, postgres_url
@@ -116,6 +117,55 @@ async def test_a_run_that_a_limit_keeps_back_says_so(api):
     assert after["waitsFor"] == "the instance's limit of 1 start in 3600 s is reached"
 
 
+async def test_thousands_of_steps_are_shown_page_by_page(api):
+    """A run comes with its first hundred steps; the others, and large outputs, are asked for."""
+    made = (await api.start()).json()
+    held = await api.claim()
+    outputs = {f"loop[{n}].inner": "x" * (20_000 if n == 700 else 10) for n in range(1200)}
+    steps = tuple(
+        wire.StepRecord(name=name, state="succeeded", output=msgspec.Raw(json.dumps(output).encode()))
+        for name, output in outputs.items()
+    )
+    await api.worker(checkpoints=(wire.Checkpoint(run=held.run, fence=held.fence, steps=steps),))
+
+    found = shaped(schemas.RunDetail, await api.client.get(api.url(f"runs/{made['id']}")))
+    seen, following = list(found["steps"]), found["nextSteps"]
+    while following is not None:
+        params = {"after": following, "limit": 500}
+        answer = await api.client.get(api.url(f"runs/{made['id']}/steps"), params=params)
+        page = shaped(schemas.StepPage, answer)
+        seen += page["items"]
+        following = page["next"]
+
+    assert len(found["steps"]) == 100
+    assert [step["name"] for step in seen] == list(outputs)
+    assert [step["name"] for step in seen if step["output"] is None] == ["loop[700].inner"]
+    assert seen[700]["outputBytes"] == 20_002
+    large = await api.client.get(api.url(f"runs/{made['id']}/steps/loop%5B700%5D.inner/output"))
+    assert large.json() == outputs["loop[700].inner"]
+    refused(await api.client.get(api.url(f"runs/{made['id']}/steps/a/b/output")), 404, "RunNotFound")
+
+
+async def test_a_step_that_changes_comes_again_behind_the_others(api):
+    """A reader who asks for what is behind its place sees every change."""
+    made = (await api.start()).json()
+    held = await api.claim()
+
+    async def write(name, state):
+        step = wire.StepRecord(name=name, state=state)
+        await api.worker(checkpoints=(wire.Checkpoint(run=held.run, fence=held.fence, steps=(step,)),))
+
+    await write("pay", "started")
+    await write("look", "succeeded")
+    url = api.url(f"runs/{made['id']}/steps")
+    first = (await api.client.get(url)).json()["items"]
+    await write("pay", "succeeded")
+    again = (await api.client.get(url, params={"after": first[-1]["seq"]})).json()["items"]
+
+    assert [(step["name"], step["state"]) for step in first] == [("pay", "started"), ("look", "succeeded")]
+    assert [(step["name"], step["state"]) for step in again] == [("pay", "succeeded")]
+
+
 async def test_a_finished_run_shows_its_steps_and_output(api):
     """What the worker wrote is what a person reads."""
     made = (await api.start()).json()
@@ -208,7 +258,7 @@ def events(text):
         for b in text.split("\n\n")
         if b[:1] not in {":", ""}
     ]
-    return [(int(b["id"]), b["event"], json.loads(b["data"])) for b in blocks]
+    return [(b["id"], b["event"], json.loads(b["data"])) for b in blocks]
 
 
 async def follow(api, run, **headers):
@@ -255,9 +305,13 @@ async def test_a_lost_stream_goes_on_where_it_broke(api):
     whole = events(await follow(api, run))
     second = next(id_ for id_, event, data in whole if event == "line" and data["message"] == "two")
 
-    rest = events(await follow(api, run, **{"Last-Event-ID": str(second)}))
+    rest = events(await follow(api, run, **{"Last-Event-ID": second}))
     assert [data["message"] for _, event, data in rest if event == "line"] == ["three"]
+    assert [data["name"] for _, event, data in rest if event == "step"] == ["shout"]
     assert rest[-1][2]["state"] == "succeeded"
+
+    last = events(await follow(api, run, **{"Last-Event-ID": whole[-1][0]}))
+    assert [event for _, event, _ in last] == ["run"]
 
 
 async def test_a_line_break_in_a_log_cannot_forge_an_event(api):
@@ -421,6 +475,8 @@ ROUTES = [
     ("GET", "runs/{run}", "getRun"),
     ("POST", "runs/{run}/cancel", "cancelRun"),
     ("GET", "runs/{run}/log", "getRunLog"),
+    ("GET", "runs/{run}/steps", "listSteps"),
+    ("GET", "runs/{run}/steps/shout/output", "getStepOutput"),
     ("GET", "instances/summarizer/schedules", "listSchedules"),
     ("POST", "instances/summarizer/schedules/daily/run", "runSchedule"),
     ("POST", "runs/{run}/replay", "replayRun"),
@@ -519,7 +575,8 @@ class TestEveryOperation:
         if route[2] == "decideApproval":
             refused(named, 404, "ApprovalNotFound")  # let in: the run that is there asks nothing
         else:
-            assert named.status_code in {200, 201, 409}  # let in: the run that is there is not over
+            # Let in: the run that is there is not over, and has no step yet.
+            assert named.status_code in {200, 201, 409} or "no step" in named.text
         other = (route[0], route[1].replace("summarizer", "young"), route[2])
         refused(
             await self.call(api, other, run=made, params={"instance": "young"}, **bob),

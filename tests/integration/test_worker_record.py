@@ -8,7 +8,15 @@ import pytest
 from tests.support.record import INSTANCE, Harness, memory_harness, seat
 from tests.support.worker import FakeGateway, Figures, Serving, agent, doing, executing, raw, step
 
-from everesthood.apis.wire import Assignment, Finish, HeartbeatReply, HeartbeatRequest, StepRecord
+from everesthood.apis.wire import (
+    Assignment,
+    Finish,
+    HeartbeatReply,
+    HeartbeatRequest,
+    OutputsReply,
+    OutputsRequest,
+    StepRecord,
+)
 from everesthood.domain.approvals import Decision
 from everesthood.domain.doubts import Resolution
 from everesthood.domain.runs import RunState
@@ -36,6 +44,7 @@ class RecordGateway(FakeGateway):
         super().__init__()
         self._record = record
         self._seat = seat(pod=pod)
+        self.fetched = 0
 
     async def work(self, request: Any) -> Any:
         await asyncio.sleep(0)
@@ -47,6 +56,10 @@ class RecordGateway(FakeGateway):
 
     async def heartbeat(self, request: HeartbeatRequest) -> HeartbeatReply:
         return await work.heartbeat(store=self._record.work, seat=self._seat, request=request)
+
+    async def outputs(self, request: OutputsRequest) -> OutputsReply:
+        self.fetched += 1
+        return await work.outputs(store=self._record.work, seat=self._seat, request=request)
 
 
 @pytest.fixture
@@ -122,6 +135,33 @@ async def test_a_killed_workers_run_goes_on_where_it_was(record: Harness) -> Non
     done = await record.run(run)
     assert msgspec.json.decode(done.output or b"") == "Kept!"
     assert done.attempt == 2
+
+
+async def test_a_resumed_run_has_its_large_outputs_again(record: Harness) -> None:
+    """What a claim holds back is fetched before the first step that could look at it."""
+    run = (await record.accept()).run
+    large = "x" * 200_000
+    reached = asyncio.Event()
+
+    async def dies(given: Assignment, journal: Any) -> Finish:
+        await journal.commit(StepRecord(name="greet", state="succeeded", output=raw(large)))
+        reached.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    dead = Worker(gateway=RecordGateway(record), execute=dies, slots=1, figures=Figures())
+    serving = asyncio.create_task(dead.serve())
+    await reached.wait()
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+    await record.age(31)
+    await record.clock.rescue()
+    gateway = RecordGateway(record, "pod-2")
+    async with Serving(gateway, executing(GREETING)):
+        await until_state(record, [run], RunState.SUCCEEDED)
+
+    assert msgspec.json.decode((await record.run(run)).output or b"") == large + "!"
+    assert gateway.fetched == 1
 
 
 async def test_a_payment_under_a_killed_worker_waits_for_a_person(record: Harness) -> None:

@@ -112,7 +112,7 @@ async def odd(ctx: Context) -> Any:
         case "wait":
             return ctx.wait(ctx.step("a", time.time))
         case "large":
-            return await ctx.step("large", lambda: "x" * 300_000)
+            return await ctx.step("large", lambda: "x" * 1_100_000)
         case "object":
             return await ctx.step("object", object)
         case _:

@@ -15,6 +15,7 @@ from everesthood.adapters.memory import (
     MemoryClock,
     MemoryControl,
     MemoryGateway,
+    MemoryKeeping,
     MemoryRegistry,
     MemoryRuns,
     MemoryWork,
@@ -27,6 +28,7 @@ from everesthood.adapters.postgres import (
     PostgresClock,
     PostgresControl,
     PostgresGateway,
+    PostgresKeeping,
     PostgresRegistry,
     PostgresRuns,
     PostgresWork,
@@ -50,6 +52,7 @@ from everesthood.usecases.ports.record import (
     Accepted,
     ClockStore,
     GatewayStore,
+    KeepStore,
     ObservationStore,
     RunFilter,
     RunStore,
@@ -84,8 +87,9 @@ CREDENTIAL = PublishedCredential(
 )
 
 
-def new_id() -> RunId:
-    return RunId(str(uuid7(now=datetime.now(UTC), randomness=os.urandom(10))))
+def new_id(days_ago: float = 0) -> RunId:
+    moment = datetime.now(UTC) - timedelta(days=days_ago)
+    return RunId(str(uuid7(now=moment, randomness=os.urandom(10))))
 
 
 def seat(revision: str = "r1", uid: str = "uid-a", pod: str = "pod-1") -> WorkerSeat:
@@ -141,6 +145,7 @@ class Harness:
     observations: ObservationStore
     control: ControlStore
     cancellations: Cancellations
+    keeper: KeepStore
     move: Callable[[float], object]
     audit: Callable[[], object]
     database: Database | None = None
@@ -203,6 +208,7 @@ def memory_harness() -> Harness:
         observations=gateway,
         control=MemoryControl(record),
         cancellations=MemoryCancellations(record),
+        keeper=MemoryKeeping(record),
         move=move,
         audit=lambda: [(line.actor, line.action, line.target) for line in record.audit],
     )
@@ -221,6 +227,10 @@ async def postgres_harness(url: str, *, size: int = 10) -> AsyncIterator[Harness
                 " finished_at = finished_at - $1, cancel_by = cancel_by - $1",
                 timedelta(seconds=seconds),
             )
+            for table, column in (("run_log", "at"), ("idempotency", "created_at"), ("audit", "at")):
+                await connection.execute(
+                    f"update {table} set {column} = {column} - $1::interval", timedelta(seconds=seconds)
+                )
             for step in (timedelta(days=9999), timedelta(seconds=seconds) - timedelta(days=9999)):
                 # In two steps, so that no time meets another one on its way: they are unique.
                 await connection.execute(
@@ -267,6 +277,7 @@ async def postgres_harness(url: str, *, size: int = 10) -> AsyncIterator[Harness
             observations=gateway,
             control=control,
             cancellations=PostgresCancellations(listener),
+            keeper=PostgresKeeping(database),
             move=move,
             audit=audit,
             database=database,

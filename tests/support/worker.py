@@ -160,7 +160,12 @@ class Way:
 
 
 def doing(
-    outbound: Any = None, credentials: Any = None, figures: Any = None, *, pauses: list[float] | None = None
+    outbound: Any = None,
+    credentials: Any = None,
+    figures: Any = None,
+    *,
+    pauses: list[float] | None = None,
+    children: Any = None,
 ) -> Doing:
     """Return what steps take; pauses between tries are noted and not waited for."""
 
@@ -171,7 +176,10 @@ def doing(
 
     expressions = Expressions(LANGUAGES)
     steps = Steps(
-        expressions=expressions, outbound=outbound or Way(), credentials=credentials or Credentials()
+        expressions=expressions,
+        outbound=outbound or Way(),
+        credentials=credentials or Credentials(),
+        children=children,
     )
     return Doing(
         runner=steps,

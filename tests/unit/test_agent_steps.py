@@ -367,7 +367,7 @@ async def test_tokens_are_guessed_where_the_endpoint_does_not_count() -> None:
             "the model wants 21 tool calls in one turn, the most is 20",
         ),
         (OutcomeUnknown("it broke off", transient=True), Reason.STEP_FAILED, "it broke off"),
-        (says("x" * 300_000), Reason.OUTPUT_TOO_LARGE, "what the model says is too large"),
+        (says("x" * 1_100_000), Reason.OUTPUT_TOO_LARGE, "what the model says is too large"),
     ],
 )
 async def test_a_model_that_cannot_be_worked_with_fails_the_step(

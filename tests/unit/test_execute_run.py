@@ -419,7 +419,11 @@ async def test_a_run_that_is_broken_off_keeps_what_is_done() -> None:
 @pytest.mark.parametrize(
     ("value", "reason", "said"),
     [
-        ("x" * 262_145, Reason.OUTPUT_TOO_LARGE, "the output is too large: 262147 bytes, the most is 262144"),
+        (
+            "x" * 1_048_577,
+            Reason.OUTPUT_TOO_LARGE,
+            "the output is too large: 1048579 bytes, the most is 1048576",
+        ),
         (object(), Reason.OUTPUT_INVALID, "the output is not JSON"),
         ({1j: 2}, Reason.OUTPUT_INVALID, "the output is not JSON"),
         ("\ud800", Reason.OUTPUT_INVALID, "the output is not JSON"),
@@ -427,7 +431,7 @@ async def test_a_run_that_is_broken_off_keeps_what_is_done() -> None:
     ids=["too large", "object", "complex key", "half a character"],
 )
 async def test_an_output_that_cannot_be_kept_fails_its_step(value: object, reason: str, said: str) -> None:
-    """An output over 256 KiB or that is not JSON is refused with one sentence."""
+    """An output over 1 MiB or that is not JSON is refused with one sentence."""
 
     async def act(_: Scope) -> object:
         return value

@@ -202,7 +202,7 @@ async def test_a_resumed_run_sees_the_same_items() -> None:
         (None, Reason.STEP_FAILED, "items: the value is not a list"),
         (list(range(1001)), Reason.OUTPUT_TOO_LARGE, "items: there are 1001, the most is 1000"),
         ([0] * 10_000, Reason.OUTPUT_TOO_LARGE, "items: there are 10000, the most is 1000"),
-        (["x" * 1000] * 300, Reason.OUTPUT_TOO_LARGE, "the list of items is too large: "),
+        (["x" * 2000] * 600, Reason.OUTPUT_TOO_LARGE, "the list of items is too large: "),
     ],
 )
 async def test_items_that_cannot_be_looped_over_fail_the_step(items: object, reason: str, said: str) -> None:
@@ -442,7 +442,7 @@ async def test_outputs_that_are_too_large_together_are_refused() -> None:
     """Neither the list of outputs nor all checkpoints together may outgrow what a resume can carry."""
 
     async def large(_: Scope) -> object:
-        return "x" * 100_000
+        return "x" * 400_000
 
     listed = await run(loop(), [1, 2, 3], runner=Acts(inner=large))
     steps = [step("large", value="1"), step("inner", "large", value="1")]

@@ -176,3 +176,40 @@ def test_an_approval_that_is_not_due_asks_nobody() -> None:
     done = refunds(Refunds(), cents=100).run()
 
     assert done == {"refund": {"id": 1}, "decision": None}
+
+
+def test_other_agents_and_mcp_servers_are_played_by_the_test():
+    """A model's calls of other instances and of a server's tools get the test's answers, once each."""
+    said = [
+        [Use("research", topic="tea"), Use("shop_buy", article=3)],
+        "done",
+    ]
+    template = {
+        "displayName": "Agent",
+        "egress": {"hosts": ["models.example.com", "shop.example.com"]},
+        "steps": [
+            {
+                "name": "ask",
+                "agent": {
+                    "endpoint": "https://models.example.com/v1", "model": "m", "instructions": "", "prompt": "?",
+                    "tools": [{"name": "research", "description": "Looks up.", "instance": "researcher"}],
+                    "mcpServers": [{"name": "shop", "url": "https://shop.example.com/mcp", "tools": ["buy"]}],
+                },
+            }
+        ],
+        "output": {"value": "steps.ask.content"},
+    }  # fmt: skip
+    seen: list[object] = []
+    rehearsal = TemplateRehearsal(
+        template=template,
+        model=lambda messages: said[0] if len(messages) == 2 else said[1],
+        mcp=lambda tool, arguments: seen.append((tool, arguments)) or "bought",
+        instances=lambda name, given: seen.append((name, given)) or {"answer": 42},
+        die_after="ask/turn1/call1",
+    )
+
+    with pytest.raises(WorkerDied):
+        rehearsal.run()
+    assert rehearsal.run() == "done"
+    assert seen == [("researcher", {"topic": "tea"}), ("buy", {"article": 3})]
+    assert rehearsal.steps["ask/turn1/call2"] == "bought"

@@ -5,12 +5,13 @@ import pytest
 
 from everesthood.apis.wire import Finish, HeartbeatRequest, Held, LogLine, StepRecord, WorkReply, WorkRequest
 from everesthood.domain.errors import Invalid
+from everesthood.domain.steps import MAX_OUTPUT_BYTES
 from everesthood.usecases.ports.record import WorkerSeat
-from everesthood.usecases.work import OUTPUT_BYTES, heartbeat, work
+from everesthood.usecases.work import heartbeat, work
 
 RUN = "01a210f8-bbdb-7b9e-9039-540eaddf7bcd"
 SEAT = WorkerSeat(instance_uid="uid-a", namespace="acme", instance="greeter", revision="r1", pod="p")
-BIG = msgspec.Raw(b'"' + b"x" * OUTPUT_BYTES + b'"')
+BIG = msgspec.Raw(b'"' + b"x" * MAX_OUTPUT_BYTES + b'"')
 
 
 class Log:
@@ -50,7 +51,7 @@ def line(**changes):
         (WorkRequest(finished=(finish(run="x"),)), "finished[0].run: not the id of a run."),
         (WorkRequest(finished=(finish(fence=0),)), "finished[0].fence: must be a positive 32-bit number."),
         (WorkRequest(finished=(finish(fence=2**31),)), "finished[0].fence: must be"),
-        (WorkRequest(finished=(finish(output=BIG),)), "finished[0].output: larger than 262144 bytes."),
+        (WorkRequest(finished=(finish(output=BIG),)), "finished[0].output: larger than 1048576 bytes."),
         (WorkRequest(finished=(finish(steps=(step(output=BIG),)),)), "finished[0].steps.s.output: larger"),
         (WorkRequest(finished=(finish(steps=(step(tries=-1),)),)), "finished[0].steps.s.tries: must be"),
         (WorkRequest(finished=(finish(steps=(step(started_at=1e300),)),)), "started_at: not a time"),

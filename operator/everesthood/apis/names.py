@@ -31,6 +31,11 @@ ANNOTATION_CONFIG_HASH: Final = f"{GROUP}/config-hash"
 ANNOTATION_SKIP_CLEANUP: Final = f"{GROUP}/skip-cleanup"
 """Set to "true" by a person on an AgentInstance that shall go although its queue cannot be cleaned up."""
 
+RUN_LABEL_PARENT: Final = f"{GROUP}/parent"
+"""On a run that an agent of another run asked for: the id of that run."""
+RUN_LABEL_DEPTH: Final = f"{GROUP}/depth"
+"""On such a run: how many runs are above it."""
+
 GATEWAY_AUDIENCE: Final = "everesthood-gateway"
 """Audience of a worker's ServiceAccount token. The gateway refuses any other."""
 WEB_AUDIENCE: Final = "everesthood-web"

@@ -15,6 +15,8 @@ PROGRAM_PATH: Final = "/v1/program"
 QUEUE_PATH: Final = "/v1/queue"
 LEASE_PATH: Final = "/v1/lease"
 HOLD_PATH: Final = "/v1/hold"
+OUTPUTS_PATH: Final = "/v1/outputs"
+CHILD_PATH: Final = "/v1/child"
 
 EMPTY: Final = msgspec.Raw(b"null")
 
@@ -35,6 +37,8 @@ class StepRecord(Message, frozen=True):
     started_at: float = 0.0
     """Seconds since the epoch, by the worker's clock: for people, never for decisions."""
     finished_at: float = 0.0
+    is_held_back: bool = False
+    """The output is not here, since a claim must stay small: it is to be fetched."""
 
 
 class LogLine(Message, frozen=True):
@@ -109,6 +113,50 @@ class Assignment(Message, frozen=True):
     lease_seconds: int
     steps: tuple[StepRecord, ...] = ()
     """Checkpoints of earlier attempts, in the order in which they were written."""
+
+
+class OutputsRequest(Message, frozen=True):
+    """Ask for outputs that were held back from the assignment of a run that the worker holds."""
+
+    run: str
+    fence: int
+    steps: tuple[str, ...]
+
+
+class StepOutput(Message, frozen=True):
+    """The output of one step."""
+
+    step: str
+    output: msgspec.Raw
+
+
+class OutputsReply(Message, frozen=True):
+    """Some of the outputs, at least one: ask again for the rest."""
+
+    outputs: tuple[StepOutput, ...]
+
+
+class ChildRequest(Message, frozen=True):
+    """Have a run of another instance for a tool call of a held run; the same call always is the same run."""
+
+    run: str
+    fence: int
+    step: str
+    """Checkpoint of the call, which is the run's idempotency key."""
+    instance: str
+    input: msgspec.Raw
+    seconds: int
+    """What is left of the caller's time: the run gets no more."""
+
+
+class ChildReply(Message, frozen=True):
+    """Where that run is: asked for again as long as it is not over."""
+
+    run: str
+    state: str
+    is_over: bool
+    output: msgspec.Raw = EMPTY
+    message: str = ""
 
 
 class Held(Message, frozen=True):

@@ -1,10 +1,11 @@
 """Wires one machine: servers, the record, and what each process of it is told."""
 
+import asyncio
 import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,15 @@ from pathlib import Path
 from everesthood.adapters.local import Person, Seat, Servers, World, running_servers, write_world
 from everesthood.adapters.local.servers import free_port, stop_process
 from everesthood.adapters.postgres import Database, Listener, PostgresRegistry, PostgresRuns, migrate
-from everesthood.domain.errors import Invalid
+from everesthood.domain.errors import Invalid, Unavailable
 from everesthood.usecases.ports.registry import PublishedInstance
 
 __all__ = ["Site", "free_port", "local_site", "stop_process"]
 
 PERSON = "you"
 _HOST = "127.0.0.1"
+_PATIENCE_SECONDS = 30.0
+_PAUSE_SECONDS = 0.02
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,8 +37,15 @@ class Site:
     inherited: Mapping[str, str]
     """The environment that this process was given."""
     servers: Servers
+    database: Database
+    listener: Listener
     registry: PostgresRegistry
     runs: PostgresRuns
+
+    async def close(self) -> None:
+        """Close what this process itself has open."""
+        for part in (self.runs, self.registry, self.listener, self.database):
+            await part.close()
 
     def process(self, *, metrics_port: int) -> dict[str, str]:
         """Return the environment of web, gateway or scheduler, but for their HTTP port."""
@@ -106,36 +116,59 @@ async def local_site(
     internal_hosts: frozenset[str],
     inherited: Mapping[str, str],
     fresh: bool = False,
+    meanwhile: Callable[[Site], None],
 ) -> AsyncIterator[Site]:
-    """Run the servers and bring the record to this version's schema; forget all secrets at the end."""
+    """Run the servers and bring the record to this version's schema; forget all secrets at the end.
+
+    `meanwhile` may start processes that wait for the record: to start them takes as long as to start it.
+    """
     _prepare(folder)
     async with AsyncExitStack() as stack:
         stack.enter_context(_alone(folder))
         if fresh:  # under the lock: not the rows of a command that runs
             shutil.rmtree(folder / "postgres", ignore_errors=True)
         stack.callback((folder / "world.json").unlink, missing_ok=True)
-        password = secrets.token_urlsafe(24)
-        servers = await stack.enter_async_context(running_servers(folder, redis_password=password))
-        database = Database(lambda: servers.database_url, size=4, application="everesthood-dev")
-        stack.push_async_callback(database.close)
-        await migrate(database)
-        listener = Listener(database)
-        stack.push_async_callback(listener.close)
-        registry = PostgresRegistry(database, listener)
-        stack.push_async_callback(registry.close)
-        runs = PostgresRuns(database, listener)
-        stack.push_async_callback(runs.close)
-        yield Site(
-            folder=folder,
-            port=port,
-            internal_hosts=internal_hosts,
-            inherited=inherited,
-            token=(folder / "token").read_text(encoding="utf-8"),
-            gateway_port=free_port(),
-            servers=servers,
-            registry=registry,
-            runs=runs,
-        )
+        sites: list[Site] = []
+
+        def begin(servers: Servers) -> None:
+            database = Database(lambda: servers.database_url, size=4, application="everesthood-dev")
+            listener = Listener(database)
+            site = Site(
+                folder=folder,
+                port=port,
+                internal_hosts=internal_hosts,
+                inherited=inherited,
+                token=(folder / "token").read_text(encoding="utf-8"),
+                gateway_port=free_port(),
+                servers=servers,
+                database=database,
+                listener=listener,
+                registry=PostgresRegistry(database, listener),
+                runs=PostgresRuns(database, listener),
+            )
+            sites.append(site)
+            meanwhile(site)
+
+        running = running_servers(folder, redis_password=secrets.token_urlsafe(24), meanwhile=begin)
+        await stack.enter_async_context(running)
+        (site,) = sites
+        stack.push_async_callback(site.close)
+        await _migrate(site.database)
+        yield site
+
+
+async def _migrate(database: Database) -> None:
+    """Bring the schema up to date once the server, which takes connections, also answers them."""
+    deadline = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
+    while True:
+        try:
+            await migrate(database)
+        except Unavailable:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _prepare(folder: Path) -> None:

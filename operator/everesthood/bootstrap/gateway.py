@@ -1,16 +1,20 @@
 """Wires the gateway."""
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from everesthood.adapters.languages import Languages
 from everesthood.adapters.postgres import (
     Database,
     Listener,
     PostgresCancellations,
     PostgresGateway,
+    PostgresRuns,
     PostgresWork,
     check_schema,
 )
@@ -21,10 +25,12 @@ from everesthood.bootstrap.limits import shared_limits
 from everesthood.bootstrap.surroundings import surroundings
 from everesthood.domain.errors import Invalid
 from everesthood.settings import Settings
+from everesthood.usecases.call_instance import CallInstance
 from everesthood.usecases.lease_queue import Broker
 from everesthood.usecases.observe_credentials import observe_credentials
 from everesthood.usecases.ports.bell import Bell
 from everesthood.usecases.ports.identity import Secrets
+from everesthood.usecases.request_run import RequestRun
 from everesthood.usecases.seat_worker import SeatWorker
 
 _SHORTEST_KEY = 32
@@ -41,6 +47,7 @@ class GatewayParts:
     secrets: Secrets
     broker: Broker
     cancellations: PostgresCancellations
+    call_instance: CallInstance
     seat: SeatWorker
     observe: Callable[[float], Awaitable[Mapping[str, int]]]
     publish_limits: Callable[[], Awaitable[Sequence[str]]]
@@ -74,6 +81,11 @@ async def gateway_parts(settings: Settings) -> AsyncIterator[GatewayParts]:
         store = PostgresGateway(database)
         listener = Listener(database)
         stack.push_async_callback(listener.close)
+        runs = PostgresRuns(database, listener)
+        stack.push_async_callback(runs.close)
+        request_run = RequestRun(
+            runs=runs, bell=bell, schemas=Languages(), now=lambda: datetime.now(UTC), random=os.urandom
+        )
         yield GatewayParts(
             database=database,
             work=work,
@@ -82,6 +94,7 @@ async def gateway_parts(settings: Settings) -> AsyncIterator[GatewayParts]:
             secrets=around.secrets,
             broker=broker,
             cancellations=PostgresCancellations(listener),
+            call_instance=CallInstance(store=store, runs=runs, request_run=request_run),
             seat=SeatWorker(
                 identities=around.identities,
                 owners=around.owners,

@@ -6,17 +6,25 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from everesthood.adapters.postgres import Database, Listener, PostgresClock, check_schema
+from everesthood.adapters.postgres import (
+    Database,
+    Listener,
+    PostgresClock,
+    PostgresKeeping,
+    check_schema,
+)
 from everesthood.adapters.redis import RedisBell, RedisBrokerUsers, connect
 from everesthood.bootstrap.connections import open_database, redis_address
 from everesthood.domain.errors import Invalid
+from everesthood.domain.keeping import Keeping
 from everesthood.settings import Settings
 from everesthood.usecases.duties import Duty
 from everesthood.usecases.fire_schedules import fire_schedules
+from everesthood.usecases.forget_old import Forgetter
 from everesthood.usecases.keep_broker_users import BrokerUserKeeper
 from everesthood.usecases.keep_control import keep_control
 from everesthood.usecases.ports.bell import Bell, BrokerUsers
-from everesthood.usecases.ports.record import ClockStore
+from everesthood.usecases.ports.record import ClockStore, KeepStore
 from everesthood.usecases.repair_bells import repair_bells
 from everesthood.usecases.rescue_runs import rescue_runs
 
@@ -25,6 +33,8 @@ BELLS_SECONDS = 1.0
 RESCUE_SECONDS = 1.0
 SCHEDULES_SECONDS = 0.25
 CONTROL_SECONDS = 1.0
+FORGET_SECONDS = 20.0
+_LONGEST_DAYS = 36_500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +73,34 @@ async def scheduler_parts(settings: Settings) -> AsyncIterator[SchedulerParts]:
         yield SchedulerParts(
             database=database,
             clock=clock,
-            duties=duties(clock, bell, users, bell_repair_seconds=settings.bell_repair_seconds),
+            duties=(
+                *duties(clock, bell, users, bell_repair_seconds=settings.bell_repair_seconds),
+                forgetting(PostgresKeeping(database), settings),
+            ),
         )
+
+
+def forgetting(store: KeepStore, settings: Settings) -> Duty:
+    """Return the duty that keeps the record from growing for ever."""
+    days = {
+        "EVERESTHOOD_KEEP_RUNS_DAYS": settings.keep_runs_days,
+        "EVERESTHOOD_KEEP_DEAD_RUNS_DAYS": settings.keep_dead_runs_days,
+        "EVERESTHOOD_KEEP_LOG_LINES_DAYS": settings.keep_log_lines_days,
+        "EVERESTHOOD_KEEP_KEYS_DAYS": settings.keep_keys_days,
+        "EVERESTHOOD_KEEP_AUDIT_DAYS": settings.keep_audit_days,
+    }
+    for variable, number in days.items():
+        if not 0 <= number <= _LONGEST_DAYS:
+            raise Invalid(f"{variable} must be from 0, which means for ever, to {_LONGEST_DAYS}.")
+    keeping = Keeping(
+        runs=settings.keep_runs_days,
+        dead_runs=settings.keep_dead_runs_days,
+        log_lines=settings.keep_log_lines_days,
+        keys=settings.keep_keys_days,
+        audit=settings.keep_audit_days,
+    )
+    forgetter = Forgetter(store=store, keeping=keeping)
+    return Duty(name="forget-old", period_seconds=FORGET_SECONDS, work=forgetter.forget)
 
 
 def duties(

@@ -63,7 +63,7 @@ async def build_worker(program: Program, *, gateway: GatewayClient, figures: Wor
     expressions = Expressions(Languages())
     credentials = LeasedCredentials(gateway)
     outbound = HeedingOutbound(GuardedClient(_policy(agent), credentials), gateway)
-    steps = Steps(expressions=expressions, outbound=outbound, credentials=credentials)
+    steps = Steps(expressions=expressions, outbound=outbound, credentials=credentials, children=gateway)
     await steps.prepare(agent.spec.steps)
     doing = Doing(runner=steps, expressions=expressions, figures=figures)
     return Worker(

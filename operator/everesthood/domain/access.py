@@ -29,6 +29,8 @@ REQUIRED: Final[Mapping[str, Requirement]] = MappingProxyType(
         "createRun": Requirement(verb="create", subresource="run"),
         "listRuns": Requirement(verb="list", subresource="runs"),
         "getRun": Requirement(verb="get", subresource="runs"),
+        "listSteps": Requirement(verb="get", subresource="runs"),
+        "getStepOutput": Requirement(verb="get", subresource="runs"),
         "cancelRun": Requirement(verb="create", subresource="cancel"),
         "replayRun": Requirement(verb="create", subresource="run"),
         "replayRuns": Requirement(verb="create", subresource="run"),

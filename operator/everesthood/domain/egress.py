@@ -40,6 +40,8 @@ def calls(spec: AgentTemplateSpec) -> Iterator[Call]:
             yield _call(f"{place.path}.mcp", "url", step.mcp.url, step.mcp.credential)
         if step.agent:
             yield _call(f"{place.path}.agent", "endpoint", step.agent.endpoint, step.agent.credential)
+        for index, server in enumerate(step.agent.mcp_servers if step.agent else ()):
+            yield _call(f"{place.path}.agent.mcpServers[{index}]", "url", server.url, server.credential)
 
 
 def _call(path: str, field: str, url: str, credential: str | None) -> Call:

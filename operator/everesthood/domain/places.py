@@ -58,7 +58,8 @@ def http_calls(place: Place) -> Iterator[tuple[str, HttpStep]]:
     if place.step.http:
         yield f"{place.path}.http", place.step.http
     for index, tool in enumerate(place.step.agent.tools if place.step.agent else ()):
-        yield f"{place.path}.agent.tools[{index}].http", tool.http
+        if tool.http:
+            yield f"{place.path}.agent.tools[{index}].http", tool.http
 
 
 def lists(spec: AgentTemplateSpec) -> Iterator[tuple[str, Sequence[LeafStep]]]:

@@ -76,7 +76,7 @@ def texts(spec: AgentTemplateSpec) -> Iterator[Text]:
         for name, text, is_expression in _of_step(place.step):
             yield _text(place, name, text, is_expression=is_expression)
         for index, tool in enumerate(place.step.agent.tools if place.step.agent else ()):
-            for name, text, is_expression in _of_http(tool.http):
+            for name, text, is_expression in _of_http(tool.http) if tool.http else ():
                 where = f"agent.tools[{index}].{name}"
                 yield _text(place, where, text, is_expression=is_expression, more=TOOL_ROOTS)
     if spec.output:
@@ -130,6 +130,8 @@ def _of_agent(agent: AgentStep) -> Iterator[tuple[str, str, bool]]:
     yield "agent.model", agent.model, False
     yield "agent.instructions", agent.instructions, False
     yield "agent.prompt", agent.prompt, False
+    for index, server in enumerate(agent.mcp_servers):
+        yield f"agent.mcpServers[{index}].url", server.url, False
 
 
 def _of_http(http: HttpStep) -> Iterator[tuple[str, str, bool]]:

@@ -4,14 +4,22 @@ The admission webhook has judged the content with the full types of `apis.v1alph
 executes it and has no memory to spare for them. A test holds both readings equal.
 """
 
+import re
+from collections.abc import Iterator
 from typing import Final, Literal
 
 import msgspec
 
 from everesthood.apis.wire import Program
 
-MAX_OUTPUT_BYTES: Final = 262_144
+MAX_OUTPUT_BYTES: Final = 1_048_576
 """Cap on the JSON of one step's or one run's output."""
+CLAIM_OUTPUT_BYTES: Final = 65_536
+"""Outputs of one run's earlier attempts that a claim carries along; the others are fetched."""
+LISTED_OUTPUT_BYTES: Final = 16_384
+"""Largest output that a list of steps shows; larger ones are shown one by one."""
+PAGE_OUTPUT_BYTES: Final = 2_097_152
+"""Outputs in one answer, though the first comes whatever its size."""
 MAX_MESSAGE: Final = 1000
 """Longest sentence about a failure, in characters."""
 
@@ -91,13 +99,32 @@ class McpStep(_Part, frozen=True, kw_only=True):
     credential: str | None = None
 
 
-class HttpTool(_Part, frozen=True, kw_only=True):
-    """An HTTP operation that a model may call."""
+class AgentTool(_Part, frozen=True, kw_only=True):
+    """What a model may call: an HTTP operation, or another agent."""
 
     name: str
     description: str
-    http: HttpStep
     parameters: dict[str, object] = msgspec.field(default_factory=dict)
+    http: HttpStep | None = None
+    instance: str | None = None
+
+
+class McpServer(_Part, frozen=True, kw_only=True):
+    """Tools of an MCP server."""
+
+    name: str
+    url: str
+    tools: tuple[str, ...]
+    credential: str | None = None
+
+    def offered(self, tool: str) -> str:
+        """Return the name that the model knows a tool by."""
+        return offered_name(self.name, tool)
+
+
+def offered_name(server: str, tool: str) -> str:
+    """Return the name of a server's tool with nothing in it that models do not take."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", f"{server}_{tool}")
 
 
 class AgentStep(_Part, frozen=True, kw_only=True):
@@ -108,7 +135,8 @@ class AgentStep(_Part, frozen=True, kw_only=True):
     instructions: str
     prompt: str
     credential: str | None = None
-    tools: tuple[HttpTool, ...] = ()
+    tools: tuple[AgentTool, ...] = ()
+    mcp_servers: tuple[McpServer, ...] = ()
     max_turns: int = 10
     max_tokens: int = 50_000
 
@@ -236,6 +264,15 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     slots: dict[str, list[str]]
     """Bound credential slots and the hosts that each may be sent to."""
     internal_hosts: frozenset[str]
+
+
+def called_instances(spec: AgentSpec) -> Iterator[str]:
+    """Yield the instances that agent steps may start runs of."""
+    for outer in spec.steps:
+        for step in (outer, *(outer.for_each.steps if outer.for_each else ())):
+            for tool in step.agent.tools if step.agent else ():
+                if tool.instance is not None:
+                    yield tool.instance
 
 
 def agent_of(program: Program) -> Agent:

@@ -13,6 +13,7 @@ from everesthood.domain import egress, references
 from everesthood.domain.errors import Problem
 from everesthood.domain.languages import Languages
 from everesthood.domain.places import Place, http_calls, lists, places
+from everesthood.domain.steps import offered_name
 
 MAX_REPORTED: Final = 50
 _NOT_YET: Final = "not yet supported by this version"
@@ -30,6 +31,8 @@ _FACTORS: Final = {
 }  # fmt: skip
 _SMALLEST_MEMORY: Final = Decimal(64 * 2**20)
 _HOTTEST: Final = 2
+_LONGEST_TOOL: Final = 64
+"""Characters of a tool's name that models take."""
 
 
 def problems(
@@ -105,8 +108,26 @@ def _tool_problems(place: Place) -> Iterator[Problem]:
         path = f"{place.path}.agent.tools[{index}]"
         if tool.parameters.get("type", "object") != "object":
             yield Problem(f"{path}.parameters.type", "must be object: a tool's arguments have names")
-        if tool.http.expect:
+        if tool.http and tool.http.expect:
             yield Problem(f"{path}.http.expect", "leave it out: the model sees every status")
+    yield from _server_problems(place)
+
+
+def _server_problems(place: Place) -> Iterator[Problem]:
+    """Yield tools of MCP servers whose names a model could not tell apart, or not write."""
+    agent = place.step.agent
+    taken = {tool.name for tool in agent.tools} if agent else set()
+    for index, server in enumerate(agent.mcp_servers if agent else ()):
+        for position, tool in enumerate(server.tools):
+            path = f"{place.path}.agent.mcpServers[{index}].tools[{position}]"
+            name = offered_name(server.name, tool)
+            if len(name) > _LONGEST_TOOL:
+                yield Problem(
+                    path, f"the model would call it {name}, which is over {_LONGEST_TOOL} characters"
+                )
+            elif name in taken:
+                yield Problem(path, f"the model would call it {name}, as it calls another tool")
+            taken.add(name)
 
 
 def _loop_problems(spec: AgentTemplateSpec) -> Iterator[Problem]:

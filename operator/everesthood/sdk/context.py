@@ -140,7 +140,7 @@ class Context:
 
         When the run goes on after its worker died, or the whole step is tried again, a piece that
         was done is not done again: its kept value is returned. The value is durable before `step`
-        returns. It must be JSON (dataclasses and datetimes are written as JSON), at most 256 KiB, and
+        returns. It must be JSON (dataclasses and datetimes are written as JSON), at most 1 MiB, and
         comes back as plain JSON values, the same at first and after a resume.
 
         A name may be used several times, as in a loop; uses are numbered in the order of the calls,

@@ -127,6 +127,8 @@ class _Attempt:
             attempt=assignment.attempt,
             request_id=assignment.request_id,
             step=step,
+            fence=assignment.fence,
+            deadline_at=assignment.deadline_at,
             variables=self._variables(),
             journal=self._journal,
             earlier=self._past,

@@ -16,14 +16,16 @@ _LOOK_SECONDS: Final = 2.0
 Change = StoredLine | StoredStep | Run
 
 
-async def follow_run(runs: RunStore, run: Run, *, after: int = 0) -> AsyncGenerator[Change, None]:
-    """Yield lines with a greater `seq` than `after`, each change of a step, and each change of the run.
+async def follow_run(
+    runs: RunStore, run: Run, *, after: int = 0, after_step: int = 0
+) -> AsyncGenerator[Change, None]:
+    """Yield lines and changes of steps with a greater `seq` than these, and each change of the run.
 
     The last item is the run in its final state; all its lines and steps have come before it.
     """
     changed = asyncio.Event()
     pump = asyncio.ensure_future(_wake(runs, run.id, changed))
-    seen = _Seen(after)
+    seen = _Seen(after, after_step)
     try:
         while True:
             changed.clear()
@@ -52,9 +54,9 @@ async def _wake(runs: RunStore, run: RunId, changed: asyncio.Event) -> None:
 class _Seen:
     """What a follower has been told."""
 
-    def __init__(self, after: int) -> None:
+    def __init__(self, after: int, after_step: int) -> None:
         self._after = after
-        self._steps: dict[str, tuple[str, int]] = {}
+        self._after_step = after_step
         self._run: tuple[object, ...] = ()
 
     async def news(self, runs: RunStore, run: Run) -> AsyncIterator[Change]:
@@ -65,10 +67,13 @@ class _Seen:
                 yield line
             if len(lines) < _PAGE:
                 break
-        for step in await runs.steps(run.id):
-            if self._steps.get(step.name) != (step.state, step.attempt):
-                self._steps[step.name] = (step.state, step.attempt)
+        while True:
+            steps = await runs.steps(run.id, after=self._after_step, limit=_PAGE)
+            for step in steps:
+                self._after_step = step.seq
                 yield step
+            if len(steps) < _PAGE:
+                break
         state = (run.state, run.attempt, run.cancel_requested)
         if self._run != state:
             self._run = state

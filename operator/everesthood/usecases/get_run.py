@@ -1,13 +1,17 @@
-"""Show one run with its steps, or a page of its log."""
+"""Show one run, a page of its steps or of its log, or what one step came to."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Final
 
 from everesthood.domain.errors import NotFound
 from everesthood.domain.run_ids import parse
 from everesthood.domain.runs import Run, RunState
 from everesthood.usecases.ports.record import RunStore, StoredLine, StoredStep
+
+FIRST_STEPS: Final = 100
+"""Steps that come with a run."""
 
 
 async def find_run(runs: RunStore, namespace: str, run: str, instance: str = "") -> Run:
@@ -21,12 +25,9 @@ async def find_run(runs: RunStore, namespace: str, run: str, instance: str = "")
     return found
 
 
-async def get_run(
-    runs: RunStore, namespace: str, run: str, instance: str = ""
-) -> tuple[Run, Sequence[StoredStep]]:
-    """Return the run and its steps; of a due run, `waits_for` says what keeps it back."""
-    found = await find_run(runs, namespace, run, instance)
-    return await _explained(runs, found), await runs.steps(found.id)
+async def get_run(runs: RunStore, namespace: str, run: str, instance: str = "") -> Run:
+    """Return the run; of a due one, `waits_for` says what keeps it back."""
+    return await _explained(runs, await find_run(runs, namespace, run, instance))
 
 
 async def _explained(runs: RunStore, run: Run) -> Run:
@@ -34,6 +35,22 @@ async def _explained(runs: RunStore, run: Run) -> Run:
         return run
     denial = await runs.kept_back(run)
     return run if denial is None else replace(run, waits_for=denial.sentence)
+
+
+async def get_steps(
+    runs: RunStore, run: Run, *, after: int = 0, limit: int = FIRST_STEPS
+) -> tuple[Sequence[StoredStep], int | None]:
+    """Return a page of the steps of a run that was found, and where the next one begins."""
+    steps = await runs.steps(run.id, after=after, limit=limit)
+    return steps, steps[-1].seq if len(steps) == limit else None
+
+
+async def get_output(runs: RunStore, run: Run, step: str) -> bytes:
+    """Return what one step of a run that was found came to, as JSON."""
+    found = await runs.output(run.id, step)
+    if found is None:
+        raise NotFound(f"Run {run.id} has no step {step!r} yet.")
+    return found
 
 
 async def get_log(runs: RunStore, run: Run, *, after: int, limit: int) -> Sequence[StoredLine]:

@@ -67,6 +67,11 @@ class Wish:
     labels: Mapping[str, str] = field(default_factory=dict)
     dedupe: Dedupe | None = None
     replay_of: RunId | None = None
+    seconds_left: int | None = None
+    """What is left of the time of whoever asks; the run gets no more than that to start and to end.
+
+    Not part of what tells a repeat from a clash: a repeat has less.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,13 +168,13 @@ class RequestRun:
             requested_by=wish.requested_by,
             request_id=wish.request_id,
             max_attempts=contract.max_attempts,
-            max_run_seconds=contract.max_run_seconds,
+            max_run_seconds=min(contract.max_run_seconds, wish.seconds_left or contract.max_run_seconds),
             retry=contract.retry,
             idempotency_key=wish.idempotency_key,
             request_digest=digest,
             schedule=wish.schedule,
             priority=wish.priority,
-            ttl_seconds=wish.ttl_seconds,
+            ttl_seconds=wish.ttl_seconds or wish.seconds_left,
             labels=wish.labels,
             dedupe=wish.dedupe,
             replay_of=wish.replay_of,

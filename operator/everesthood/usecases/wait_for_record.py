@@ -8,7 +8,7 @@ from typing import Final
 from everesthood.domain.errors import Unavailable
 
 _LOG: Final = logging.getLogger(__name__)
-_PAUSE_SECONDS: Final = 1.0
+_PAUSE_SECONDS: Final = 0.25
 
 
 async def wait_for_record(

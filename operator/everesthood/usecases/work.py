@@ -5,23 +5,25 @@ from typing import Final
 
 import msgspec
 
+from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import (
     Checkpoint,
     Finish,
     HeartbeatReply,
     HeartbeatRequest,
     LogLine,
+    OutputsReply,
+    OutputsRequest,
     StepRecord,
     WorkReply,
     WorkRequest,
 )
 from everesthood.domain import run_ids
-from everesthood.domain.errors import Invalid
-from everesthood.domain.steps import MAX_QUESTION
+from everesthood.domain.errors import Conflict, Invalid
+from everesthood.domain.steps import MAX_OUTPUT_BYTES, MAX_QUESTION
 from everesthood.usecases.ports.bell import Bell
 from everesthood.usecases.ports.record import WorkerSeat, WorkStore
 
-OUTPUT_BYTES: Final = 262_144
 _MOST_RUNS: Final = 1000
 _MESSAGE_LENGTH: Final = 8192
 _MOST_TRIES: Final = 10_000
@@ -54,6 +56,21 @@ async def heartbeat(*, store: WorkStore, seat: WorkerSeat, request: HeartbeatReq
     return await store.heartbeat(seat, request)
 
 
+async def outputs(*, store: WorkStore, seat: WorkerSeat, request: OutputsRequest) -> OutputsReply:
+    """Return outputs of a held run's earlier attempts.
+
+    Raises:
+        Conflict: the worker does not hold the run, or the run has no such step.
+    """
+    _check_hold("outputs", request.run, request.fence)
+    if not 0 < len(request.steps) <= _MOST_RUNS:
+        raise Invalid(f"steps: from 1 to {_MOST_RUNS} names in one call.")
+    found = await store.outputs(seat, request)
+    if not found.outputs:
+        raise Conflict("The run is not held by this worker, or has none of these steps.", Reason.LEASE_LOST)
+    return found
+
+
 def _check(request: WorkRequest) -> None:
     if not 0 <= request.want <= _MOST_RUNS:
         raise Invalid(f"want: must be from 0 to {_MOST_RUNS}.")
@@ -61,8 +78,8 @@ def _check(request: WorkRequest) -> None:
         _check_hold(path, written.run, written.fence)
         for step in written.steps:
             _check_step(f"{path}.steps.{step.name}", step)
-        if isinstance(written, Finish) and len(bytes(written.output)) > OUTPUT_BYTES:
-            raise Invalid(f"{path}.output: larger than {OUTPUT_BYTES} bytes.")
+        if isinstance(written, Finish) and len(bytes(written.output)) > MAX_OUTPUT_BYTES:
+            raise Invalid(f"{path}.output: larger than {MAX_OUTPUT_BYTES} bytes.")
         if isinstance(written, Finish) and written.retry_after_seconds is not None:
             _check_wait(f"{path}.retry_after_seconds", written.retry_after_seconds)
         if isinstance(written, Finish):
@@ -87,8 +104,8 @@ def _check_hold(path: str, run: str, fence: int) -> None:
 
 
 def _check_step(path: str, step: StepRecord) -> None:
-    if len(bytes(step.output)) > OUTPUT_BYTES:
-        raise Invalid(f"{path}.output: larger than {OUTPUT_BYTES} bytes.")
+    if len(bytes(step.output)) > MAX_OUTPUT_BYTES:
+        raise Invalid(f"{path}.output: larger than {MAX_OUTPUT_BYTES} bytes.")
     if not 0 <= step.tries <= _MOST_TRIES:
         raise Invalid(f"{path}.tries: must be from 0 to {_MOST_TRIES}.")
     _check_time(f"{path}.started_at", step.started_at)

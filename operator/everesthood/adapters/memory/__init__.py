@@ -3,6 +3,7 @@
 from everesthood.adapters.memory.clock import MemoryClock
 from everesthood.adapters.memory.control import MemoryCancellations, MemoryControl
 from everesthood.adapters.memory.gateway import MemoryGateway
+from everesthood.adapters.memory.keeping import MemoryKeeping
 from everesthood.adapters.memory.record import Record
 from everesthood.adapters.memory.registry import MemoryRegistry
 from everesthood.adapters.memory.runs import MemoryRuns
@@ -13,6 +14,7 @@ __all__ = [
     "MemoryClock",
     "MemoryControl",
     "MemoryGateway",
+    "MemoryKeeping",
     "MemoryRegistry",
     "MemoryRuns",
     "MemoryWork",

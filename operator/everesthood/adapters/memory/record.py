@@ -85,6 +85,8 @@ class RunRow:
     """A question was decided while the run did not wait."""
     steps: dict[str, StoredStep] = field(default_factory=dict)
     log: list[StoredLine] = field(default_factory=list)
+    lines_said: int = 0
+    steps_written: int = 0
 
     @property
     def deadline_at(self) -> datetime | None:
@@ -165,6 +167,26 @@ class LimitRow:
     held_until: datetime | None = None
 
 
+class AuditLog(list[AuditEntry]):
+    """The lines of the audit log, with the time of each."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        """Start empty."""
+        super().__init__()
+        self._now = now
+        self.times: list[datetime] = []
+
+    def append(self, entry: AuditEntry) -> None:
+        """Add a line now."""
+        super().append(entry)
+        self.times.append(self._now())
+
+    def forget_first(self, number: int) -> None:
+        """Drop the oldest lines."""
+        del self[:number]
+        del self.times[:number]
+
+
 class Topic:
     """Wakes everybody who waits for one kind of change."""
 
@@ -202,7 +224,8 @@ class Record:
         self.kept_back: dict[str, tuple[int, datetime]] = {}
         self.rows: dict[RunId, RunRow] = {}
         self.idempotency: dict[tuple[str, str], tuple[bytes, RunId]] = {}
-        self.audit: list[AuditEntry] = []
+        self.keyed_at: dict[tuple[str, str], datetime] = {}
+        self.audit = AuditLog(now)
         self.stops: dict[str, Stop] = {}
         """By namespace."""
         self.duties: dict[str, asyncio.Lock] = {}

@@ -12,6 +12,7 @@ from everesthood.domain.limits import Denial
 from everesthood.domain.queues import STOPPED
 from everesthood.domain.run_ids import first_at
 from everesthood.domain.runs import FINAL, GRACE_SECONDS, Run, RunId, RunRequest, RunState, after_cancel
+from everesthood.domain.steps import LISTED_OUTPUT_BYTES
 from everesthood.usecases.ports.record import (
     Accepted,
     AuditEntry,
@@ -82,6 +83,7 @@ class MemoryRuns:
         if request.idempotency_key is not None:
             key = (request.instance_uid, request.idempotency_key)
             self._record.idempotency[key] = (request.request_digest, run)
+            self._record.keyed_at[key] = self._record.now()
 
     def _twin(self, request: RunRequest) -> RunRow | None:
         """Return the run that a request with a dedupe key is one with."""
@@ -159,11 +161,19 @@ class MemoryRuns:
         rows = self._record.rows.values()
         return max((one.request.id for one in rows if one.request.replay_of == row.request.id), default=None)
 
-    async def steps(self, run: RunId) -> Sequence[StoredStep]:
-        """Return the steps of a run."""
+    async def steps(self, run: RunId, after: int = 0, limit: int = 1000) -> Sequence[StoredStep]:
+        """Return steps with a greater `seq`."""
         with self._record.reach():
             row = self._record.rows.get(run)
-            return [] if row is None else list(row.steps.values())
+            found = [step for step in row.steps.values() if step.seq > after][:limit] if row else []
+            return [replace(step, output=None) if step.size > LISTED_OUTPUT_BYTES else step for step in found]
+
+    async def output(self, run: RunId, step: str) -> bytes | None:
+        """Return the output of one step."""
+        with self._record.reach():
+            row = self._record.rows.get(run)
+            found = row.steps.get(step) if row else None
+            return None if found is None else found.output
 
     async def log(self, run: RunId, after: int = 0, limit: int = 1000) -> Sequence[StoredLine]:
         """Return lines with a greater `seq`."""

@@ -10,6 +10,7 @@ import msgspec
 from everesthood.adapters.memory import limits
 from everesthood.adapters.memory.record import HELD, ApprovalRow, Record, RunRow
 from everesthood.apis.wire import (
+    EMPTY,
     Ask,
     Assignment,
     Checkpoint,
@@ -17,6 +18,9 @@ from everesthood.apis.wire import (
     HeartbeatReply,
     HeartbeatRequest,
     LogLine,
+    OutputsReply,
+    OutputsRequest,
+    StepOutput,
     StepRecord,
     WorkReply,
     WorkRequest,
@@ -31,6 +35,7 @@ from everesthood.domain.runs import (
     after_finish,
     retry_pause,
 )
+from everesthood.domain.steps import CLAIM_OUTPUT_BYTES, PAGE_OUTPUT_BYTES
 from everesthood.usecases.ports.record import OUTLOOK_SECONDS, StoredLine, StoredStep, WorkerSeat
 
 
@@ -80,18 +85,23 @@ class MemoryWork:
         if row is None or row.request.instance_uid != seat.instance_uid or row.fence != line.fence:
             return False
         at = datetime.fromtimestamp(line.at, UTC)
+        row.lines_said += 1
         row.log.append(
-            StoredLine(seq=len(row.log) + 1, at=at, level=line.level, step=line.step, message=line.message)
+            StoredLine(seq=row.lines_said, at=at, level=line.level, step=line.step, message=line.message)
         )
         self._record.run_changed.tell(line.run)
         return True
 
     def _steps(self, row: RunRow, written: Checkpoint | Finish) -> None:
         for step in written.steps:
+            row.steps.pop(step.name, None)  # its place is that of its last change
+            row.steps_written += 1
             row.steps[step.name] = StoredStep(
+                seq=row.steps_written,
                 name=step.name,
                 state=step.state,
                 output=bytes(step.output),
+                size=len(bytes(step.output)),
                 reason=step.reason,
                 message=step.message,
                 tries=step.tries,
@@ -182,12 +192,22 @@ class MemoryWork:
             request_id=row.request.request_id,
             deadline_at=ends.timestamp(),
             lease_seconds=int(self._lease.total_seconds()),
-            steps=tuple(
-                _record(step)
-                for step in row.steps.values()
-                if not (step.state == "failed" and step.attempt <= row.failed_attempt)
-            ),
+            steps=tuple(_checkpoints(row)),
         )
+
+    async def outputs(self, seat: WorkerSeat, request: OutputsRequest) -> OutputsReply:
+        """Return those of the named outputs that fit into one answer."""
+        with self._record.reach():
+            row = self._record.held(request.run, request.fence, seat.instance_uid)
+            found: list[StepOutput] = []
+            size = 0
+            for step in row.steps.values() if row else ():
+                if step.name in request.steps:
+                    size += step.size
+                    if size > PAGE_OUTPUT_BYTES and found:
+                        break
+                    found.append(StepOutput(step=step.name, output=msgspec.Raw(step.output or b"null")))
+            return OutputsReply(outputs=tuple(found))
 
     async def heartbeat(self, seat: WorkerSeat, request: HeartbeatRequest) -> HeartbeatReply:
         """Renew leases, no further than one lease beyond the run's deadline."""
@@ -211,6 +231,19 @@ def _ask(row: RunRow, ask: Ask, now: datetime) -> None:
     row.approvals.setdefault(ask.step, ApprovalRow(open=made, on_reject=ask.on_reject))
 
 
+def _checkpoints(row: RunRow) -> Iterator[StepRecord]:
+    """Yield what earlier attempts did, outputs only as far as a claim carries them."""
+    size = 0
+    for step in row.steps.values():
+        if step.state == "failed" and step.attempt <= row.failed_attempt:
+            continue
+        size += step.size
+        record = _record(step)
+        if size > CLAIM_OUTPUT_BYTES:
+            record = msgspec.structs.replace(record, output=EMPTY, is_held_back=True)
+        yield record
+
+
 def _time(seconds: float) -> datetime | None:
     return datetime.fromtimestamp(seconds, UTC) if seconds else None
 
@@ -219,7 +252,7 @@ def _record(step: StoredStep) -> StepRecord:
     return StepRecord(
         name=step.name,
         state=step.state,
-        output=msgspec.Raw(step.output),
+        output=msgspec.Raw(step.output or b"null"),
         reason=step.reason,
         message=step.message,
         tries=step.tries,

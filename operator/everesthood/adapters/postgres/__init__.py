@@ -3,6 +3,7 @@
 from everesthood.adapters.postgres.clock_store import PostgresClock
 from everesthood.adapters.postgres.control import PostgresCancellations, PostgresControl
 from everesthood.adapters.postgres.gateway_store import PostgresGateway
+from everesthood.adapters.postgres.keep_store import PostgresKeeping
 from everesthood.adapters.postgres.listen import Listener
 from everesthood.adapters.postgres.migrate import check_schema, migrate
 from everesthood.adapters.postgres.pool import Database
@@ -17,6 +18,7 @@ __all__ = [
     "PostgresClock",
     "PostgresControl",
     "PostgresGateway",
+    "PostgresKeeping",
     "PostgresRegistry",
     "PostgresRuns",
     "PostgresWork",

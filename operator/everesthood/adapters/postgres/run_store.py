@@ -17,6 +17,7 @@ from everesthood.domain.errors import Conflict, EveresthoodError, NotFound
 from everesthood.domain.limits import Denial, longest
 from everesthood.domain.queues import STOPPED
 from everesthood.domain.runs import GRACE_SECONDS, Run, RunId, RunRequest, after_cancel
+from everesthood.domain.steps import LISTED_OUTPUT_BYTES
 from everesthood.usecases.ports.record import (
     Accepted,
     InstanceTarget,
@@ -112,10 +113,15 @@ class PostgresRuns:
         gates, now = await limits.gates_of(self._database, run.instance_uid, run.namespace)
         return None if now is None else longest(gates, now)
 
-    async def steps(self, run: RunId) -> Sequence[StoredStep]:
-        """Return the steps of a run."""
-        found = await self._database.fetch("steps", run)
-        return [StoredStep(**(dict(row) | {"output": row["output"].encode()})) for row in found]
+    async def steps(self, run: RunId, after: int = 0, limit: int = 1000) -> Sequence[StoredStep]:
+        """Return steps with a greater `seq`."""
+        found = await self._database.fetch("steps", run, after, limit, LISTED_OUTPUT_BYTES)
+        return [StoredStep(**(dict(row) | {"output": _bytes(row["output"])})) for row in found]
+
+    async def output(self, run: RunId, step: str) -> bytes | None:
+        """Return the output of one step."""
+        row = await self._database.row("output", run, step)
+        return None if row is None else _bytes(row["output"])
 
     async def log(self, run: RunId, after: int = 0, limit: int = 1000) -> Sequence[StoredLine]:
         """Return lines with a greater `seq`."""
@@ -183,6 +189,10 @@ async def _cancel(
     state, reason = rows.CODES[becomes.state], becomes.reason
     await connection.execute(sql("cancel"), run, state, reason, rows.text(becomes.message), *how)
     return str(row["instance_uid"])
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()
 
 
 def _is_id(text: str) -> bool:

@@ -19,6 +19,9 @@ from everesthood.apis.wire import (
     Finish,
     HeartbeatReply,
     HeartbeatRequest,
+    OutputsReply,
+    OutputsRequest,
+    StepOutput,
     StepRecord,
     WorkReply,
     WorkRequest,
@@ -26,6 +29,7 @@ from everesthood.apis.wire import (
 from everesthood.domain.errors import EveresthoodError, Invalid
 from everesthood.domain.limits import Denial
 from everesthood.domain.runs import LONGEST_RETRY_AFTER_SECONDS, RunState, after_finish
+from everesthood.domain.steps import PAGE_OUTPUT_BYTES
 from everesthood.usecases.ports.record import OUTLOOK_SECONDS, WorkerSeat
 
 log = structlog.get_logger(__name__)
@@ -161,6 +165,16 @@ class PostgresWork:
             cancel=tuple(row["id"] for row in found if row["cancel_requested"]),
         )
 
+    async def outputs(self, seat: WorkerSeat, request: OutputsRequest) -> OutputsReply:
+        """Return those of the named outputs that fit into one answer."""
+        mark = (request.run, request.fence, seat.instance_uid)
+        found = await self._database.fetch("outputs", *mark, list(request.steps), PAGE_OUTPUT_BYTES)
+        return OutputsReply(
+            outputs=tuple(
+                StepOutput(step=row["name"], output=msgspec.Raw(row["output"].encode())) for row in found
+            )
+        )
+
     async def close(self) -> None:
         """Wait for what is under way."""
         await self._calls.close()
@@ -266,6 +280,7 @@ def _steps(batch: Sequence[Call]) -> Iterable[tuple[object, ...]]:
         for written in handed_in:
             mark = (written.run, written.fence, seat.instance_uid)
             for step in written.steps:
+                once.pop((*mark, step.name), None)  # its place is that of its last change
                 once[*mark, step.name] = (*mark, *_step(step))
     return once.values()
 

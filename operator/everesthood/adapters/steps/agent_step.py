@@ -8,9 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from everesthood.adapters.steps.agent_tools import ToolBox
+from everesthood.adapters.steps.agent_tools import ToolBox, Ways
 from everesthood.adapters.steps.calls import idempotency_key
-from everesthood.adapters.steps.http_step import HttpRunner
 from everesthood.adapters.steps.llm_step import LlmRunner, Question, ToolCall, Turn
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import StepRecord
@@ -29,12 +28,12 @@ class AgentRunner:
     """Lets models work."""
 
     def __init__(
-        self, expressions: Expressions, llm: LlmRunner, http: HttpRunner, credentials: Credentials
+        self, expressions: Expressions, llm: LlmRunner, ways: Ways, credentials: Credentials
     ) -> None:
-        """Ask through `llm`, call tools through `http`."""
+        """Ask through `llm`, call tools in their `ways`."""
         self._expressions = expressions
         self._llm = llm
-        self._http = http
+        self._ways = ways
         self._credentials = credentials
 
     async def run(self, scope: Scope, step: AgentStep) -> object:
@@ -43,7 +42,7 @@ class AgentRunner:
             field: await self._text(getattr(step, field), scope, field)
             for field in ("endpoint", "model", "instructions", "prompt")
         }
-        tools = ToolBox(scope, step.tools, self._expressions, self._http, self._credentials)
+        tools = ToolBox(scope, step, self._expressions, self._ways, self._credentials)
         return await _Talk(scope, step, texts, self._llm, tools).run()
 
     async def _text(self, text: str, scope: Scope, field: str) -> str:
@@ -90,7 +89,7 @@ class _Talk:
         self._check_size()
         self._tools.check_open()
         began = time.time()
-        turn = await self._llm.turn(self._question(name))
+        turn = await self._llm.turn(await self._question(name))
         if len(turn.tool_calls) > MAX_CALLS:
             said = f"the model wants {len(turn.tool_calls)} tool calls in one turn, the most is {MAX_CALLS}"
             raise StepFailed(said, Reason.OUTPUT_INVALID, transient=True)
@@ -114,7 +113,7 @@ class _Talk:
             said = f"the conversation is larger than {_MAX_CONVERSATION} bytes"
             raise StepFailed(said, Reason.OUTPUT_TOO_LARGE)
 
-    def _question(self, name: str) -> Question:
+    async def _question(self, name: str) -> Question:
         return Question(
             endpoint=self._texts["endpoint"],
             model=self._texts["model"],
@@ -122,7 +121,7 @@ class _Talk:
             credential=self._step.credential,
             timeout_seconds=self._scope.step.timeout_seconds,
             idempotency_key=idempotency_key(self._scope.run, name),
-            tools=self._tools.offered,
+            tools=await self._tools.offered(),
         )
 
     async def _follow(self, turn: Turn, name: str) -> None:

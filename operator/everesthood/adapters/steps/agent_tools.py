@@ -1,4 +1,4 @@
-"""The tools of an agent step: HTTP calls that a model asks for.
+"""The tools of an agent step: HTTP calls, tools of MCP servers and runs of other agents.
 
 What a call comes to is told to the model, failures too, so that it can do better. Only what a person
 must look at ends the step: a call that may have taken effect, and a credential that is not there.
@@ -6,30 +6,69 @@ must look at ends the step: a call that may have taken effect, and a credential 
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
 
 from everesthood.adapters.steps.calls import UNKNOWN, refused
+from everesthood.adapters.steps.child_runs import ChildRuns
 from everesthood.adapters.steps.http_step import HttpRunner, body_of
 from everesthood.adapters.steps.llm_step import ToolCall
+from everesthood.adapters.steps.mcp_session import ToolInfo
+from everesthood.adapters.steps.mcp_step import McpRunner
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import StepRecord
 from everesthood.domain.errors import ExpressionFailed, KeyHeld, OutcomeUnknown, StepFailed
 from everesthood.domain.graph import IN_DOUBT
-from everesthood.domain.steps import HttpTool, Step
+from everesthood.domain.steps import AgentStep, AgentTool, HttpStep, McpServer, McpStep, Step
 from everesthood.usecases.execute_step import encoded
 from everesthood.usecases.expressions import Expressions
 from everesthood.usecases.ports.worker import Credentials, Scope
 
 MAX_RESULT: Final = 40_000
 """Characters of one answer that the model gets to see."""
+_MAX_DESCRIPTION: Final = 2_000
+_MAX_PARAMETERS: Final = 16_384
+"""Of what a server says of one tool: every turn carries it."""
 _FOR_THE_MODEL: Final = frozenset(
     {Reason.STEP_FAILED, Reason.STEP_TIMED_OUT, Reason.HOST_REFUSED, Reason.ADDRESS_REFUSED,
      Reason.OUTPUT_INVALID, Reason.OUTPUT_TOO_LARGE, Reason.OUTCOME_UNKNOWN}
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """How each kind of tool is called."""
+
+    http: HttpRunner
+    mcp: McpRunner
+    children: ChildRuns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tool:
+    """One tool that the model may call."""
+
+    name: str
+    does: HttpStep | McpStep | str
+    """The call, or the instance that a run is started of."""
+    parameters: dict[str, object] | None
+    """What the arguments are checked against; None leaves it to the server."""
+
+    def as_step(self, name: str, scope: Scope) -> Step:
+        """Return the call as a step, which says whether it may be repeated."""
+        given = scope.step
+        return Step(
+            name=name,
+            http=self.does if isinstance(self.does, HttpStep) else None,
+            mcp=self.does if isinstance(self.does, McpStep) else None,
+            timeout_seconds=given.timeout_seconds,
+            # A run is asked for by the name of the call, so asking again starts no second one.
+            idempotent=True if isinstance(self.does, str) else given.idempotent,
+        )
 
 
 class ToolBox:
@@ -38,19 +77,29 @@ class ToolBox:
     def __init__(
         self,
         scope: Scope,
-        tools: Sequence[HttpTool],
+        step: AgentStep,
         expressions: Expressions,
-        http: HttpRunner,
+        ways: Ways,
         credentials: Credentials,
     ) -> None:
-        """Hold these tools."""
+        """Hold the tools of this step."""
         self._scope = scope
-        self._tools = {tool.name: tool for tool in tools}
+        self._step = step
+        self._tools = {tool.name: tool for tool in (*map(_own, step.tools), *_of_servers(step))}
         self._expressions = expressions
-        self._http = http
+        self._ways = ways
         self._credentials = credentials
-        self.offered = [_offered(tool) for tool in tools]
-        """The tools as a model reads them."""
+        self._offered: list[dict[str, object]] | None = None
+
+    async def offered(self) -> list[dict[str, object]]:
+        """Return the tools as a model reads them; MCP servers are asked once, before the first new turn."""
+        if self._offered is None:
+            found = [_function(tool.name, tool.description, tool.parameters) for tool in self._step.tools]
+            for server in self._step.mcp_servers:
+                listed = await self._ways.mcp.tools(self._scope, server)
+                found += [_of_server(server, tool, listed) for tool in server.tools]
+            self._offered = found
+        return self._offered
 
     async def call(self, name: str, asked: ToolCall) -> str:
         """Return what the model is told, from the checkpoint of that name where there is one."""
@@ -95,31 +144,28 @@ class ToolBox:
             known = ", ".join(self._tools) or "none at all"
             raise StepFailed(f"there is no tool {asked.name[:100]}; there are {known}")
         args = await self._arguments(tool, asked)
-        step = Step(
-            name=name,
-            http=tool.http,
-            timeout_seconds=self._scope.step.timeout_seconds,
-            idempotent=self._scope.step.idempotent,
-        )
+        step = tool.as_step(name, self._scope)
         if not step.may_repeat:
             await self._announce(name, tool, past)
         scope = replace(self._scope, step=step, variables={**self._scope.variables, "args": args})
-        return await self._answered(scope, tool)
+        return await self._answered(scope, tool, args)
 
-    async def _arguments(self, tool: HttpTool, asked: ToolCall) -> object:
+    async def _arguments(self, tool: _Tool, asked: ToolCall) -> dict[str, object]:
         try:
             args = msgspec.json.decode(asked.arguments or "{}")
         except (msgspec.DecodeError, RecursionError):
             raise StepFailed("the arguments are not JSON") from None
         if not isinstance(args, dict):
             raise StepFailed("the arguments are not an object")
+        if tool.parameters is None:
+            return args
         problems = await self._expressions.problems({"type": "object", **tool.parameters}, args)
         if problems:
             where, what = problems[0]
             raise StepFailed(f"the arguments do not match the parameters: {where or '/'}: {what}")
         return args
 
-    async def _announce(self, name: str, tool: HttpTool, past: StepRecord | None) -> None:
+    async def _announce(self, name: str, tool: _Tool, past: StepRecord | None) -> None:
         self._scope.course.critical.add(name)
         if past is not None and past.state == "started":
             raise OutcomeUnknown(f"tool {tool.name}: {IN_DOUBT}")
@@ -134,24 +180,76 @@ class ToolBox:
         self._scope.earlier[step.name] = record
         self._scope.course.critical.discard(step.name)
 
-    async def _answered(self, scope: Scope, tool: HttpTool) -> str:
+    async def _answered(self, scope: Scope, tool: _Tool, args: dict[str, object]) -> str:
         try:
-            answer = await self._http.exchange(scope, tool.http)
-        except OutcomeUnknown as error:
-            raise OutcomeUnknown(f"tool {tool.name}: {error.message}") from None  # a person decides
+            return await self._made(scope, tool, args)
         except KeyHeld as error:
             await self._withdraw(scope.step, error)
             raise
-        if answer.status in UNKNOWN:
-            raise OutcomeUnknown(refused(answer, f"tool {tool.name}", may_repeat=False).message)
-        told = {"status": answer.status, "body": body_of(answer)}
-        return msgspec.json.encode(told).decode()
+
+    async def _made(self, scope: Scope, tool: _Tool, args: dict[str, object]) -> str:
+        match tool.does:
+            case HttpStep() as http:
+                with _told_of(tool):
+                    answer = await self._ways.http.exchange(scope, http)
+                if answer.status in UNKNOWN:
+                    raise OutcomeUnknown(refused(answer, f"tool {tool.name}", may_repeat=False).message)
+                return _json({"status": answer.status, "body": body_of(answer)})
+            case McpStep() as mcp:
+                with _told_of(tool):
+                    answered = await self._ways.mcp.call(scope, mcp, args)
+                return answered if isinstance(answered, str) else _json(answered)
+            case instance:
+                return _json(await self._ways.children.output(scope, instance, args))
 
 
-def _offered(tool: HttpTool) -> dict[str, object]:
-    schema = {"type": "object", **tool.parameters}
-    function = {"name": tool.name, "description": tool.description, "parameters": schema}
+@contextmanager
+def _told_of(tool: _Tool) -> Iterator[None]:
+    """Name the tool of a call that nobody knows the outcome of: a person decides, no retry."""
+    try:
+        yield
+    except OutcomeUnknown as error:
+        raise OutcomeUnknown(f"tool {tool.name}: {error.message}") from None
+
+
+def _own(tool: AgentTool) -> _Tool:
+    does = tool.http if tool.http is not None else tool.instance
+    assert does is not None  # noqa: S101 - admission saw that one of them is set
+    return _Tool(name=tool.name, does=does, parameters=tool.parameters)
+
+
+def _of_servers(step: AgentStep) -> list[_Tool]:
+    return [
+        _Tool(
+            name=server.offered(tool),
+            does=McpStep(url=server.url, tool=tool, credential=server.credential),
+            parameters=None,
+        )
+        for server in step.mcp_servers
+        for tool in server.tools
+    ]
+
+
+def _of_server(server: McpServer, tool: str, listed: dict[str, ToolInfo]) -> dict[str, object]:
+    """Return one of a server's tools as it is offered to the model, in bounds."""
+    found = listed.get(tool)
+    if found is None:
+        there = ", ".join(sorted(listed))[:500] or "none at all"
+        raise StepFailed(f"MCP server {server.name} has no tool {tool}; there are {there}")
+    size = len(msgspec.json.encode(found.input_schema))
+    if size > _MAX_PARAMETERS:
+        said = f"MCP server {server.name} describes the parameters of {tool} in {size} bytes, the most is"
+        raise StepFailed(f"{said} {_MAX_PARAMETERS}", Reason.OUTPUT_TOO_LARGE)
+    return _function(server.offered(tool), found.description[:_MAX_DESCRIPTION], found.input_schema)
+
+
+def _function(name: str, description: str, parameters: dict[str, object]) -> dict[str, object]:
+    function = {"name": name, "description": description, "parameters": {"type": "object", **parameters}}
     return {"type": "function", "function": function}
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _cut(text: str) -> str:

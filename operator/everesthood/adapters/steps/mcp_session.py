@@ -24,6 +24,7 @@ _MAX_BYTES: Final = 4_194_304
 _LONGEST_SESSION: Final = 1024
 _GOODBYE_SECONDS: Final = 5.0
 _SHOWN: Final = 500
+_MOST_PAGES: Final = 20
 _END_OF_EVENT: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
@@ -36,6 +37,19 @@ class _Reply(msgspec.Struct):
     id: int | str | None = None
     result: dict[str, Any] | None = None
     error: _Error | None = None
+
+
+class ToolInfo(msgspec.Struct, rename="camel"):
+    """What a server says of one tool."""
+
+    name: str
+    description: str = ""
+    input_schema: dict[str, Any] = {}
+
+
+class _ToolPage(msgspec.Struct, rename="camel"):
+    tools: list[ToolInfo]
+    next_cursor: str | None = None
 
 
 class McpSession:
@@ -81,6 +95,22 @@ class McpSession:
         except OutcomeUnknown as error:
             after = error.retry_after_seconds
             raise StepFailed(error.message, transient=True, retry_after_seconds=after) from None
+
+    async def tools(self) -> dict[str, ToolInfo]:
+        """Return the tools that the server offers, by name."""
+        found: dict[str, ToolInfo] = {}
+        cursor: dict[str, object] = {}
+        for number in range(2, 2 + _MOST_PAGES):
+            answer = await self._send(_request(number, "tools/list", cursor), wanted=number)
+            try:
+                page = msgspec.convert(self._result(answer, number), _ToolPage)
+            except msgspec.ValidationError:
+                raise self._liar("lists tools in a way that is none") from None
+            found |= {tool.name: tool for tool in page.tools}
+            if not page.next_cursor:
+                return found
+            cursor = {"cursor": page.next_cursor}
+        raise self._liar(f"lists tools on more than {_MOST_PAGES} pages")
 
     async def call(self, tool: str, arguments: Mapping[str, object], key: str) -> dict[str, Any]:
         """Call a tool and return its result as the server gives it."""

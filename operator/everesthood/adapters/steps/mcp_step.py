@@ -2,16 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from everesthood.adapters.steps.calls import idempotency_key
-from everesthood.adapters.steps.mcp_session import McpSession
+from everesthood.adapters.steps.mcp_session import McpSession, ToolInfo
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import EveresthoodError, ExpressionFailed, StepFailed
-from everesthood.domain.steps import McpStep
+from everesthood.domain.steps import McpServer, McpStep
 from everesthood.usecases.expressions import Expressions
 from everesthood.usecases.ports.worker import Outbound, Scope
 
@@ -43,24 +43,37 @@ class McpRunner:
 
     async def run(self, scope: Scope, step: McpStep) -> object:
         """Return the tool's structured content, or else its text."""
-        arguments = await self._arguments(scope, step)
+        return await self.call(scope, step, await self._arguments(scope, step))
+
+    async def call(self, scope: Scope, step: McpStep, arguments: Mapping[str, object]) -> object:
+        """Call the tool with these arguments."""
+        async with self._session(scope, step) as session:
+            key = idempotency_key(scope.run, scope.step.name)
+            return _output(step, await session.call(step.tool, arguments, key), scope)
+
+    async def tools(self, scope: Scope, server: McpServer) -> dict[str, ToolInfo]:
+        """Return the tools that a server offers, by name."""
+        async with self._session(scope, server) as session:
+            return await session.tools()
+
+    @contextlib.asynccontextmanager
+    async def _session(self, scope: Scope, at: McpStep | McpServer) -> AsyncIterator[McpSession]:
         session = McpSession(
             self._outbound,
-            await self._url(scope, step),
-            credential=step.credential,
+            await self._url(scope, at.url),
+            credential=at.credential,
             timeout_seconds=scope.step.timeout_seconds,
             may_repeat=scope.step.may_repeat,
         )
         try:
             await session.open()
-            key = idempotency_key(scope.run, scope.step.name)
-            return _output(step, await session.call(step.tool, arguments, key), scope)
+            yield session
         finally:
             self._say_goodbye(session)
 
-    async def _url(self, scope: Scope, step: McpStep) -> str:
+    async def _url(self, scope: Scope, url: str) -> str:
         try:
-            return await self._expressions.render(step.url, scope.variables)
+            return await self._expressions.render(url, scope.variables)
         except EveresthoodError as error:
             raise ExpressionFailed(f"url: {error.message}") from None
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import msgspec
 
 from everesthood.adapters.steps.agent_step import AgentRunner
+from everesthood.adapters.steps.agent_tools import Ways
+from everesthood.adapters.steps.child_runs import ChildRuns
 from everesthood.adapters.steps.code_step import CodeRunner
 from everesthood.adapters.steps.http_step import HttpRunner
 from everesthood.adapters.steps.llm_step import LlmRunner
@@ -14,20 +16,28 @@ from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import ExpressionFailed, StepFailed
 from everesthood.domain.steps import AgentStep, CodeStep, HttpStep, LlmStep, McpStep, Step, TransformStep
 from everesthood.usecases.expressions import Expressions
-from everesthood.usecases.ports.worker import Credentials, Outbound, Scope
+from everesthood.usecases.ports.worker import Children, Credentials, Outbound, Scope
 
 
 class Steps:
     """The port `StepRunner`, for all kinds but forEach, which is made of steps itself."""
 
-    def __init__(self, *, expressions: Expressions, outbound: Outbound, credentials: Credentials) -> None:
-        """Do steps with these."""
+    def __init__(
+        self,
+        *,
+        expressions: Expressions,
+        outbound: Outbound,
+        credentials: Credentials,
+        children: Children | None = None,
+    ) -> None:
+        """Do steps with these; without `children` no agent can call another."""
         self._credentials = credentials
         self._http = HttpRunner(expressions, outbound)
         self._llm = LlmRunner(expressions, outbound)
         self._transform = TransformRunner(expressions)
-        self._agent = AgentRunner(expressions, self._llm, self._http, credentials)
         self._mcp = McpRunner(expressions, outbound)
+        ways = Ways(http=self._http, mcp=self._mcp, children=ChildRuns(children))
+        self._agent = AgentRunner(expressions, self._llm, ways, credentials)
         self._code = CodeRunner(expressions, outbound, credentials)
 
     async def prepare(self, steps: Sequence[Step]) -> None:

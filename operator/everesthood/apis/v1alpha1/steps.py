@@ -129,8 +129,15 @@ class CodeStep(Model):
     args: Annotated[Cel | None, Field(description="CEL expression whose value is `ctx.args`.")] = None
 
 
-class HttpTool(Model):
-    """An HTTP operation that a model may call."""
+class AgentTool(Model):
+    """What a model may call: an HTTP operation, or another agent."""
+
+    model_config = {
+        **Model.model_config,
+        "json_schema_extra": rules(
+            ("has(self.http) != has(self.instance)", "set exactly one of http, instance")
+        ),
+    }
 
     name: Annotated[StepName, Field(description="Name that the model calls.")]
     description: Annotated[Line, Field(description="What it does, for the model.")]
@@ -144,12 +151,46 @@ class HttpTool(Model):
         ),
     ] = {}
     http: Annotated[
-        HttpStep,
+        HttpStep | None,
         Field(
             description=(
                 "The call; its templates and expressions also see the model's arguments, `args`. "
                 "The model sees the answer's status and body, whatever the status."
             )
+        ),
+    ] = None
+    instance: Annotated[
+        Name | None,
+        Field(
+            description=(
+                "AgentInstance of the same namespace. The arguments are the input of a run of it, "
+                "and the model sees that run's output."
+            )
+        ),
+    ] = None
+
+
+class McpServer(Model):
+    """Tools of an MCP server over streamable HTTP; their descriptions and parameters are the server's."""
+
+    name: Annotated[
+        StepName, Field(description="Name before each tool's own: the model calls `<name>_<tool>`.")
+    ]
+    url: Annotated[
+        ShortTemplate,
+        Field(description="Address of the server, a template. Its host must be listed in spec.egress.hosts."),
+    ]
+    credential: Annotated[
+        Name | None,
+        Field(description="Slot whose value is added to the requests, to its hosts only."),
+    ] = None
+    tools: Annotated[
+        list[Line],
+        Field(
+            min_length=1,
+            max_length=20,
+            json_schema_extra=SET,
+            description="Names of the tools that the model may call; all others of the server stay shut.",
         ),
     ]
 
@@ -173,11 +214,19 @@ class AgentStep(Model):
     instructions: Annotated[TemplateText, Field(description="System prompt, a template.")]
     prompt: Annotated[TemplateText, Field(description="The task, a template.")]
     tools: Annotated[
-        list[HttpTool],
+        list[AgentTool],
         Field(
             max_length=20,
             json_schema_extra=list_map("name"),
             description="What the model may call.",
+        ),
+    ] = []
+    mcp_servers: Annotated[
+        list[McpServer],
+        Field(
+            max_length=5,
+            json_schema_extra=list_map("name"),
+            description="MCP servers whose tools the model may call.",
         ),
     ] = []
     max_turns: Annotated[

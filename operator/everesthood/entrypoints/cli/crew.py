@@ -36,6 +36,9 @@ class Member:
     _task: asyncio.Task[None] | None = field(default=None, init=False)
     _running: asyncio.subprocess.Process | None = field(default=None, init=False)
     _dismissed: bool = field(default=False, init=False)
+    _held_back: list[str] = field(default_factory=list, init=False)
+    """What it said before it was ready: that it waits for the others, most likely."""
+    _was_ready: bool = field(default=False, init=False)
 
     def start(self) -> None:
         """Start, and start again whenever it ends."""
@@ -59,11 +62,19 @@ class Member:
             return False
         try:
             writer.write(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            return b" 200 " in await reader.readline()
+            ready = b" 200 " in await reader.readline()
         except OSError:
             return False
         finally:
             writer.close()
+        self._was_ready = self._was_ready or ready
+        return ready
+
+    def speak(self) -> None:
+        """Say what was held back, where it matters after all."""
+        for line in self._held_back:
+            self.say(self.name, line)
+        self._held_back = []
 
     async def _keep(self) -> None:
         while not self._dismissed:
@@ -76,6 +87,7 @@ class Member:
             await self._listen(self._running)
             code = await self._running.wait()
             if not self._dismissed:
+                self.speak()
                 self.say(self.name, f"ended with code {code}; starting it again")
                 await asyncio.sleep(_PAUSE_SECONDS)
 
@@ -83,8 +95,20 @@ class Member:
         assert process.stdout is not None  # noqa: S101 - a pipe was asked for
         async for line in process.stdout:
             shown = readable(line.decode(errors="replace").rstrip(), quietest=self.quietest)
-            if shown:
+            if shown and (self._was_ready or not is_below(line, "error")):
                 self.say(self.name, shown)
+            elif shown:
+                self._held_back = [*self._held_back[-20:], shown]
+
+
+def is_below(line: bytes, level: str) -> bool:
+    """Return whether a JSON log line is of a lower level; other lines are of none."""
+    try:
+        entry: Any = json.loads(line)
+    except ValueError:
+        return False
+    said = entry.get("level") if isinstance(entry, dict) else None
+    return said in _LEVELS and _LEVELS.index(said) < _LEVELS.index(level)
 
 
 def readable(line: str, *, quietest: str = "debug") -> str:

@@ -4,7 +4,9 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -22,6 +24,7 @@ from everesthood.apis.v1alpha1.template import AgentTemplate
 from everesthood.bootstrap.dev import Site, free_port, local_site
 from everesthood.domain import manifests
 from everesthood.domain.errors import EveresthoodError
+from everesthood.domain.examples import example
 from everesthood.domain.manifests import Manifest
 from everesthood.domain.runs import FINAL, RunState
 from everesthood.entrypoints.cli.crew import Member
@@ -78,13 +81,28 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
+        stages: list[Stage] = []
+
+        def begin(site: Site) -> None:
+            stages.append(Stage(site, paths))
+            stages[0].open()
+
+        async def end() -> None:
+            for begun in stages:
+                await begun.close()
+
         opening = local_site(
-            place, port=port, internal_hosts=internal_hosts, inherited=os.environ, fresh=fresh
+            place,
+            port=port,
+            internal_hosts=internal_hosts,
+            inherited=os.environ,
+            fresh=fresh,
+            meanwhile=begin,
         )
+        stack.push_async_callback(end)
         site = await stack.enter_async_context(opening)
-        stage = Stage(site, paths)
-        stack.push_async_callback(stage.close)
-        stage.open()
+        stack.push_async_callback(end)  # before the servers, too: workers hand in what they hold
+        (stage,) = stages
         # Before the first look at the files: what is saved from now on counts.
         seen = await asyncio.to_thread(_stamps, paths)
         await stage.load()
@@ -161,6 +179,8 @@ class Stage:
         while waiting and not stop.is_set():
             waiting = [member for member in waiting if not await member.is_ready()]
             if waiting and time.monotonic() > deadline:
+                for member in waiting:
+                    member.speak()
                 say("dev", f"not ready: {', '.join(member.name for member in waiting)}")
                 return
             if waiting:
@@ -362,13 +382,20 @@ async def _tell_namespace(site: Site, namespace: str, told: dict[str, tuple[str,
         told[run.id] = (run.state, line)
 
 
+def _first_run(stage: Stage, instance: PublishedInstance) -> str:
+    """Return a command that the instance takes as it stands."""
+    revisions = {(r.namespace, r.digest): r for r in stage.published.revisions}
+    spec = json.loads(revisions[instance.namespace, instance.current_revision or ""].spec)
+    schema = spec.get("inputSchema", {})
+    found = example(schema, lambda value: not stage.languages.check(schema, value))
+    given = shlex.quote("{}" if found is None else json.dumps(found, ensure_ascii=False))
+    return f"  everesthood run {instance.name} -n {instance.namespace} --input {given} --follow"
+
+
 def _welcome(site: Site, stage: Stage, seconds: float) -> None:
     say("dev", f"ready after {seconds:.1f} s: http://127.0.0.1:{site.port}/docs")
     lines = ["", "In another terminal:", f"  export EVERESTHOOD_SERVER=http://127.0.0.1:{site.port}",
              f"  export EVERESTHOOD_TOKEN={site.token}"]  # fmt: skip
-    lines += [
-        f"  everesthood run {instance.name} -n {instance.namespace} --input '{{}}' --follow"
-        for instance in stage.published.instances[:3]
-    ]
+    lines += [_first_run(stage, instance) for instance in stage.published.instances[:3]]
     sys.stdout.write("\n".join([*lines, "", ""]))
     sys.stdout.flush()

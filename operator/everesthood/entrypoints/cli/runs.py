@@ -148,7 +148,50 @@ def get_run(
     """Show a run with its steps, input and output."""
     with open_api(context, namespace) as api:
         found = api.call("GET", f"runs/{quote(run, safe='')}", query={"instance": instance})
-    write_json(found) if output is Format.JSON else typer.echo(show.run(found))
+    if output is Format.JSON:
+        write_json(found)
+        return
+    typer.echo(show.run(found))
+    if found["nextSteps"] is not None:
+        where = f"{run} -n {api.namespace} --after {found['nextSteps']}"
+        typer.echo(f"More steps: {prog(context)} runs steps {where}", err=True)
+
+
+@runs.command("steps")
+def steps(
+    context: typer.Context,
+    run: RunArgument,
+    *,
+    namespace: Namespace = "",
+    after: Annotated[int, typer.Option(min=0, help="Only steps behind this place.")] = 0,
+    instance: Instance = "",
+    output: Output = Format.TEXT,
+) -> None:
+    """List all steps of a run, in the order of their last change."""
+    with open_api(context, namespace) as api:
+        following: int | None = after
+        while following is not None:
+            query = {"after": following, "limit": 500, "instance": instance}
+            page = api.call("GET", f"runs/{quote(run, safe='')}/steps", query=query)
+            for found in page["items"]:
+                typer.echo(json.dumps(found) if output is Format.JSON else show.step(found))
+            following = page["next"]
+
+
+@runs.command("output")
+def step_output(
+    context: typer.Context,
+    run: RunArgument,
+    step: Annotated[str, typer.Argument(help="Name of the step, as `runs steps` shows it.")],
+    *,
+    namespace: Namespace = "",
+    instance: Instance = "",
+) -> None:
+    """Show what one step of a run came to, as JSON."""
+    with open_api(context, namespace) as api:
+        place = f"runs/{quote(run, safe='')}/steps/{quote(step, safe='/')}/output"
+        found = api.call("GET", place, query={"instance": instance})
+    write_json(found)
 
 
 @runs.command("cancel")
@@ -293,6 +336,6 @@ def _text(given: str) -> str:
     return given
 
 
-def write_json(value: dict[str, Any]) -> None:
+def write_json(value: object) -> None:
     """Write an answer as JSON."""
     typer.echo(json.dumps(value, indent=2))

@@ -77,6 +77,7 @@ def build_app(parts: GatewayParts, internal_hosts: frozenset[str]) -> Gateway:
         secrets=parts.secrets,
         broker=parts.broker,
         cancellations=parts.cancellations,
+        call_instance=parts.call_instance,
         internal_hosts=internal_hosts,
     )
     return Gateway(seat=parts.seat, routes=routes(needed))

@@ -17,7 +17,7 @@ from everesthood.usecases.ports.control import Cancellations
 from everesthood.usecases.ports.identity import Secrets
 from everesthood.usecases.ports.record import GatewayStore, WorkerSeat, WorkStore
 from everesthood.usecases.read_program import read_program
-from everesthood.usecases.work import heartbeat, work
+from everesthood.usecases.work import heartbeat, outputs, work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,7 @@ class Parts:
     secrets: Secrets
     broker: Broker
     cancellations: Cancellations
+    call_instance: Callable[[WorkerSeat, wire.ChildRequest], Awaitable[wire.ChildReply]]
     internal_hosts: frozenset[str] = frozenset()
 
 
@@ -59,6 +60,8 @@ def routes(parts: Parts) -> Mapping[tuple[str, str], Route]:
         ("POST", wire.WATCH_PATH): Route(serve=served.watch),
         ("GET", wire.PROGRAM_PATH): Route(serve=served.program),
         ("POST", wire.QUEUE_PATH): Route(serve=served.queue),
+        ("POST", wire.OUTPUTS_PATH): Route(serve=served.outputs, decoder=_decoder(wire.OutputsRequest)),
+        ("POST", wire.CHILD_PATH): Route(serve=served.child, decoder=_decoder(wire.ChildRequest)),
         ("POST", wire.LEASE_PATH): Route(serve=served.lease, decoder=_decoder(wire.LeaseRequest)),
         ("POST", wire.HOLD_PATH): Route(serve=served.hold, decoder=_decoder(wire.HoldRequest)),
     }
@@ -106,6 +109,13 @@ class _Served:
         )
         metrics.HELD.inc()
         return held
+
+    async def outputs(self, call: Call) -> wire.OutputsReply:
+        request = cast("wire.OutputsRequest", call.message)
+        return await outputs(store=self._parts.work, seat=call.seat, request=request)
+
+    async def child(self, call: Call) -> wire.ChildReply:
+        return await self._parts.call_instance(call.seat, cast("wire.ChildRequest", call.message))
 
     async def lease(self, call: Call) -> wire.CredentialLease:
         return await lease_credential(

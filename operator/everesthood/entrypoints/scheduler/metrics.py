@@ -15,6 +15,6 @@ LAST_SUCCESS = Gauge(
 )
 DONE = Counter(
     "everesthood_duty_done",
-    "What duties did: runs of schedules, bells rung again, runs rescued by outcome, broker users.",
+    "What duties did: runs of schedules, bells rung again, runs rescued, broker users, old rows deleted.",
     ["duty", "what"],
 )

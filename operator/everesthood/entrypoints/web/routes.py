@@ -20,7 +20,7 @@ from everesthood.entrypoints.web.problems import MEDIA_TYPE as PROBLEM
 from everesthood.entrypoints.web.streams import MEDIA_TYPE as EVENTS
 from everesthood.usecases.cancel_run import cancel_run
 from everesthood.usecases.follow_run import follow_run
-from everesthood.usecases.get_run import find_run, get_log, get_run
+from everesthood.usecases.get_run import find_run, get_log, get_output, get_run, get_steps
 from everesthood.usecases.list_runs import list_runs
 from everesthood.usecases.list_schedules import find_schedule, list_schedules
 from everesthood.usecases.ports.record import RunFilter
@@ -185,8 +185,52 @@ async def get_runs(
     responses=problems(404),
 )
 async def show_run(run: RunPath, call: Annotated[Call, Depends(guard("getRun"))]) -> Response:
-    """Show a run with its steps."""
-    return answered(schemas.detail(*await get_run(call.parts.runs, call.namespace, run, call.instance)))
+    """Show a run with its first hundred steps; `listSteps` has the others."""
+    found = await get_run(call.parts.runs, call.namespace, run, call.instance)
+    return answered(schemas.detail(found, *await get_steps(call.parts.runs, found)))
+
+
+class StepQuery(BaseModel):
+    """Which part of a run's steps is wanted."""
+
+    after: Annotated[int, Field(ge=0, le=2**53, description="Only steps with a greater `seq`.")] = 0
+    limit: Annotated[int, Field(ge=1, le=500, description="Steps per page.")] = 100
+
+
+@operation(
+    "GET",
+    "/runs/{run}/steps",
+    "listSteps",
+    summary="List a run's steps",
+    response_model=schemas.StepPage,
+    responses=problems(404, 422),
+)
+async def show_steps(
+    run: RunPath,
+    call: Annotated[Call, Depends(guard("listSteps"))],
+    wanted: Annotated[StepQuery, Query()],
+) -> Response:
+    """List a run's steps in the order of their last change: one that changes meanwhile comes again."""
+    found = await find_run(call.parts.runs, call.namespace, run, call.instance)
+    steps, following = await get_steps(call.parts.runs, found, after=wanted.after, limit=wanted.limit)
+    return answered({"items": [schemas.step_view(step) for step in steps], "next": following})
+
+
+@operation(
+    "GET",
+    "/runs/{run}/steps/{step:path}/output",
+    "getStepOutput",
+    summary="Show what a step came to",
+    responses={**problems(404, 422), 200: {"description": "The output, as JSON."}},
+)
+async def show_output(
+    run: RunPath,
+    step: Annotated[str, Path(max_length=300, description="Name of the step.")],
+    call: Annotated[Call, Depends(guard("getStepOutput"))],
+) -> Response:
+    """Show the output of one step, however large."""
+    found = await find_run(call.parts.runs, call.namespace, run, call.instance)
+    return Response(await get_output(call.parts.runs, found, step), media_type="application/json")
 
 
 @operation(
@@ -367,7 +411,7 @@ async def show_log(
     """
     found = await find_run(call.parts.runs, call.namespace, run, call.instance)
     if wanted.follow or EVENTS in request.headers.get("accept", ""):
-        return _stream(call, found, after=_resume(last_event_id, wanted.after))
+        return _stream(call, found, _resume(last_event_id, wanted.after))
     lines = await get_log(call.parts.runs, found, after=wanted.after, limit=wanted.limit)
     following = lines[-1].seq if len(lines) == wanted.limit else None
     return answered({"items": [schemas.line_view(line) for line in lines], "next": following})
@@ -385,15 +429,17 @@ class _Follow(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def _stream(call: Call, run: Run, *, after: int) -> Response:
+def _stream(call: Call, run: Run, place: tuple[int, int]) -> Response:
     streams = call.parts.streams
-    changes = follow_run(call.parts.runs, run, after=after)
-    events = streams.events(changes, check=call.check, request_id=call.request_id)
+    changes = follow_run(call.parts.runs, run, after=place[0], after_step=place[1])
+    events = streams.events(changes, place=place, check=call.check, request_id=call.request_id)
     return _Follow(streams.seat(call.identity.username), events)
 
 
-def _resume(last_event_id: str | None, after: int) -> int:
-    return int(last_event_id) if last_event_id and re.fullmatch(r"[0-9]{1,15}", last_event_id) else after
+def _resume(last_event_id: str | None, after: int) -> tuple[int, int]:
+    """Return the last line and the last change of a step that a follower has seen."""
+    seen = re.fullmatch(r"([0-9]{1,15})-([0-9]{1,15})", last_event_id or "")
+    return (int(seen[1]), int(seen[2])) if seen else (after, 0)
 
 
 def answered(

@@ -95,11 +95,19 @@ class ApprovalView(Shape):
 class StepView(Shape):
     """A step of a run."""
 
+    seq: Annotated[int, Field(description="Grows within a run with each change of a step.")]
     name: Annotated[str, Field(description="Name in the template.")]
     state: Annotated[
         Literal["started", "succeeded", "skipped", "failed"], Field(description="How far it is.")
     ]
-    output: Annotated[Any, Field(description="What it came to; null before its end.")] = None
+    output: Annotated[
+        Any,
+        Field(
+            description="What it came to; null before its end, and where it is larger than 16 KiB: "
+            "`getStepOutput` shows it."
+        ),
+    ] = None
+    output_bytes: Annotated[int, Field(description="Size of the output.")]
     reason: Annotated[str, Field(description="Why it failed or was skipped; `everesthood explain`.")] = ""
     message: Annotated[str, Field(description="The same for people.")] = ""
     tries: Annotated[int, Field(description="Tries within the attempt.")]
@@ -162,7 +170,19 @@ class RunDetail(RunView):
     waits_for: Annotated[
         str, Field(description="Limit that keeps the run back at this moment, for people; empty for none.")
     ] = ""
-    steps: Annotated[list[StepView], Field(description="In the order in which they were written.")]
+    steps: Annotated[
+        list[StepView], Field(description="The first hundred, in the order of their last change.")
+    ]
+    next_steps: Annotated[
+        int | None, Field(description="`after` of `listSteps` for the others; null when there are none.")
+    ] = None
+
+
+class StepPage(Shape):
+    """Some steps of a run."""
+
+    items: Annotated[list[StepView], Field(description="In the order of their last change.")]
+    next: Annotated[int | None, Field(description="`after` of the next page; null at the end.")] = None
 
 
 class RunPage(Shape):
@@ -286,9 +306,14 @@ def view(run: Run) -> RunJson:
     return {**summary(run), "input": _raw(run.input), "output": _raw(run.output)}
 
 
-def detail(run: Run, steps: Sequence[StoredStep]) -> RunJson:
+def detail(run: Run, steps: Sequence[StoredStep], following: int | None) -> RunJson:
     """Return a run as RunDetail."""
-    return {**view(run), "waitsFor": run.waits_for, "steps": [step_view(step) for step in steps]}
+    return {
+        **view(run),
+        "waitsFor": run.waits_for,
+        "steps": [step_view(step) for step in steps],
+        "nextSteps": following,
+    }
 
 
 def replayed(done: Replayed) -> RunJson:
@@ -304,9 +329,11 @@ def replayed(done: Replayed) -> RunJson:
 def step_view(step: StoredStep) -> RunJson:
     """Return a step as StepView."""
     return {
+        "seq": step.seq,
         "name": step.name,
         "state": step.state,
         "output": _raw(step.output),
+        "outputBytes": step.size,
         "reason": step.reason,
         "message": step.message,
         "tries": step.tries,

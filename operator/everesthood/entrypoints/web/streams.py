@@ -1,7 +1,7 @@
 """A run's log as server-sent events, and how many people may follow at once.
 
-Each event's id is the `seq` of the last line before it: a client that comes back with it as
-Last-Event-ID gets the lines that it missed, and steps and state as they are now.
+Each event's id says how far it leads: the `seq` of the last line and of the last change of a step.
+A client that comes back with it as Last-Event-ID gets what it missed, and the state as it is now.
 """
 
 import asyncio
@@ -52,13 +52,18 @@ class Streams:
             self._open += Counter()  # forgets users at zero
 
     async def events(
-        self, changes: AsyncIterator[Change], *, check: Callable[[], Awaitable[object]], request_id: str
+        self,
+        changes: AsyncIterator[Change],
+        *,
+        place: tuple[int, int] = (0, 0),
+        check: Callable[[], Awaitable[object]],
+        request_id: str,
     ) -> AsyncIterator[bytes]:
-        """Yield the changes as events and a comment whenever nothing came for a while.
+        """Yield the changes behind a place as events, and a comment whenever nothing came for a while.
 
         `check` is asked with each of those comments, so that a lost permission ends the stream.
         """
-        seq = 0
+        line, step = place
         try:
             async for change in self._until_closing(changes):
                 if change is None:
@@ -66,10 +71,12 @@ class Streams:
                     yield _HEARTBEAT
                     continue
                 if isinstance(change, StoredLine):
-                    seq = change.seq
-                yield _event(change, seq)
+                    line = change.seq
+                elif isinstance(change, StoredStep):
+                    step = change.seq
+                yield _event(change, f"{line}-{step}")
         except EveresthoodError as error:
-            yield _frame("error", of_error(request_id, error)[1], seq)
+            yield _frame("error", of_error(request_id, error)[1], f"{line}-{step}")
 
     async def _until_closing(self, changes: AsyncIterator[Change]) -> AsyncIterator[Change | None]:
         """Yield each change; None for each `heartbeat_seconds`, however many changes come in between."""
@@ -113,19 +120,19 @@ async def _stop(*tasks: asyncio.Future[Any] | None) -> None:
                 await task
 
 
-def _event(change: Change, seq: int) -> bytes:
+def _event(change: Change, place: str) -> bytes:
     match change:
         case StoredLine():
-            return _frame("line", schemas.line_view(change), seq)
+            return _frame("line", schemas.line_view(change), place)
         case StoredStep():
-            return _frame("step", schemas.step_view(change), seq)
+            return _frame("step", schemas.step_view(change), place)
         case Run():
-            return _frame("run", schemas.view(change), seq)
+            return _frame("run", schemas.view(change), place)
 
 
-def _frame(event: str, data: object, seq: int) -> bytes:
+def _frame(event: str, data: object, place: str) -> bytes:
     # A spliced value may be written over several lines, which an event's field may not.
     text = msgspec.json.format(msgspec.json.encode(data), indent=-1)
     for separator, escape in _SEPARATORS:
         text = text.replace(separator, escape)
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (seq, event.encode(), text)
+    return b"id: %s\nevent: %s\ndata: %s\n\n" % (place.encode(), event.encode(), text)

@@ -5,7 +5,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal, Protocol
 
-from everesthood.apis.wire import HeartbeatReply, HeartbeatRequest, WorkReply, WorkRequest
+from everesthood.apis.wire import (
+    HeartbeatReply,
+    HeartbeatRequest,
+    OutputsReply,
+    OutputsRequest,
+    WorkReply,
+    WorkRequest,
+)
+from everesthood.domain.keeping import Keeping
 from everesthood.domain.limits import Denial, Shared
 from everesthood.domain.runs import GRACE_SECONDS, Run, RunId, RunRequest, RunState
 from everesthood.domain.schedules import Schedule
@@ -85,11 +93,15 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredStep:
-    """A step of a run, for people."""
+    """A step of a run, for people; `seq` grows within a run with each change of a step."""
 
+    seq: int = field(default=0, compare=False)
     name: str
     state: Literal["started", "succeeded", "skipped", "failed"]
-    output: bytes
+    output: bytes | None
+    """JSON; None where it is larger than a list shows."""
+    size: int = field(default=0, compare=False)
+    """Bytes of the output as JSON."""
     reason: str
     message: str
     tries: int
@@ -155,8 +167,12 @@ class RunStore(Protocol):
         """Return which limit keeps a due run back at this moment, None when none does."""
         ...
 
-    async def steps(self, run: RunId) -> Sequence[StoredStep]:
-        """Return the steps of a run in the order in which they were written."""
+    async def steps(self, run: RunId, after: int = 0, limit: int = 1000) -> Sequence[StoredStep]:
+        """Return steps with a greater `seq`, in the order of their last change."""
+        ...
+
+    async def output(self, run: RunId, step: str) -> bytes | None:
+        """Return the output of one step, however large; None if there is no such step."""
         ...
 
     async def log(self, run: RunId, after: int = 0, limit: int = 1000) -> Sequence[StoredLine]:
@@ -199,6 +215,10 @@ class WorkStore(Protocol):
 
     async def heartbeat(self, seat: WorkerSeat, request: HeartbeatRequest) -> HeartbeatReply:
         """Renew leases."""
+        ...
+
+    async def outputs(self, seat: WorkerSeat, request: OutputsRequest) -> OutputsReply:
+        """Return those of the named outputs that fit into one answer; none where the run is not held."""
         ...
 
 
@@ -286,6 +306,31 @@ class ClockStore(Protocol):
 
     def queue_changes(self) -> AsyncIterator[None]:
         """Yield whenever `queue_owners` may have changed. A hint: look again after a while anyway."""
+        ...
+
+
+Kind = Literal["runs", "log_lines", "keys", "audit"]
+KINDS: Final[tuple[Kind, ...]] = ("runs", "log_lines", "keys", "audit")
+"""What the record forgets in time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """What one batch forgot, by what it was."""
+
+    counts: Mapping[str, int]
+    next: str | None
+    """Where the next batch goes on; None at the end."""
+
+
+class KeepStore(Protocol):
+    """What is old, for the scheduler."""
+
+    async def forget(self, kind: Kind, keeping: Keeping, after: str | None, limit: int) -> Forgotten:
+        """Look at `limit` rows of a kind and forget those that are old by the record's own clock.
+
+        Waits for nobody: a row that somebody holds is left to the next walk.
+        """
         ...
 
 

@@ -1,16 +1,21 @@
 """What executing runs needs from outside: the gateway, a way to do each step, languages, figures."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from everesthood.apis.wire import (
+    ChildReply,
+    ChildRequest,
     CredentialLease,
     HeartbeatReply,
     HeartbeatRequest,
     HoldReply,
     HoldRequest,
+    OutputsReply,
+    OutputsRequest,
     Program,
     QueueLease,
     StepRecord,
@@ -46,6 +51,10 @@ class Gateway(Protocol):
 
     async def watch(self) -> bool:
         """Wait a few seconds; True as soon as a run of the instance may have been cancelled."""
+        ...
+
+    async def outputs(self, request: OutputsRequest) -> OutputsReply:
+        """Return outputs of earlier attempts that were held back from an assignment."""
         ...
 
     async def lease(self, slot: str) -> CredentialLease:
@@ -125,12 +134,28 @@ class Scope:
     attempt: int
     request_id: str
     step: Step
+    fence: int = 0
+    deadline_at: float = math.inf
+    """Seconds since the epoch at which the run is out of time."""
     variables: Mapping[str, object]
     """`input`, `config`, `steps` and `run`, inside a forEach also `item` and `index`."""
     journal: Journal
     earlier: MutableMapping[str, StepRecord]
     """Checkpoints by name: of earlier attempts and, added by code steps, of this one's earlier tries."""
     course: Course
+
+
+class Children(Protocol):
+    """Runs of other instances that a run's agent asks for."""
+
+    async def child(self, request: ChildRequest) -> ChildReply:
+        """Have the run started, if it is not yet, and say where it is; waits a little for its end.
+
+        Raises:
+            Unavailable: it cannot be asked for now; ask again.
+            Refused: there is no such run to be had.
+        """
+        ...
 
 
 class StepRunner(Protocol):

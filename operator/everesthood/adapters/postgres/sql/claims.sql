@@ -1,5 +1,6 @@
 -- Part of `claim` and `work`: claim due runs of queues.
 --   $1-$3 wants: instance, revision, number (each pair once)      $4 lease in seconds
+-- Of the outputs of earlier attempts it brings CLAIM_OUTPUT_BYTES of domain/steps.py: others are not even read.
 -- SKIP LOCKED and MATERIALIZED keep concurrent claims apart and the plan as it was measured.
 wants as (
     select w.k, w.instance_uid, w.revision, w.n,
@@ -33,15 +34,7 @@ wants as (
               extract(epoch from r.started_at)::float8 + r.max_run_seconds as deadline_at, r.failed_attempt
 )
 select k::int, id::text, null as instance_uid, fence, attempt, input::text, request_id, deadline_at, priority, due_at,
-       case when fence > 1 then (
-           select json_agg(json_build_object(
-                      'name', s.name,
-                      'state', (array['started', 'succeeded', 'skipped', 'failed'])[s.state + 1],
-                      'output', s.output, 'reason', s.reason, 'message', s.message, 'tries', s.tries,
-                      'started_at', coalesce(extract(epoch from s.started_at), 0)::float8,
-                      'finished_at', coalesce(extract(epoch from s.finished_at), 0)::float8) order by s.seq)::text
-           from step s
-           where s.run_id = started.id and not (s.state = 3 and s.attempt <= started.failed_attempt)) end as steps
+-- include: checkpoints
 from started
 union all  -- queues that a limit may keep back: what of them may start is decided after this
 select -2, k::text, instance_uid, 0, null, null, null, null, 0::smallint, now(), null from wants w

@@ -11,14 +11,6 @@ with chosen as (
               extract(epoch from r.started_at)::float8 + r.max_run_seconds as deadline_at, r.failed_attempt
 )
 select k, id::text, fence, attempt, input::text, request_id, deadline_at,
-       case when fence > 1 then (
-           select json_agg(json_build_object(
-                      'name', s.name,
-                      'state', (array['started', 'succeeded', 'skipped', 'failed'])[s.state + 1],
-                      'output', s.output, 'reason', s.reason, 'message', s.message, 'tries', s.tries,
-                      'started_at', coalesce(extract(epoch from s.started_at), 0)::float8,
-                      'finished_at', coalesce(extract(epoch from s.finished_at), 0)::float8) order by s.seq)::text
-           from step s
-           where s.run_id = started.id and not (s.state = 3 and s.attempt <= started.failed_attempt)) end as steps
+-- include: checkpoints
 from started
 order by k, priority, due_at, id

@@ -61,14 +61,14 @@ with done as (
         finished_at = case when e.state not in (0, 2) then now() end
     from ended e where r.id = e.id
 ), stepped as (
-    insert into step (run_id, name, state, output, reason, message, tries, attempt, started_at, finished_at)
-    select n.id, n.name, n.state, n.output::json, n.reason, n.message, n.tries, h.attempt,
+    insert into step (run_id, name, state, output, size, reason, message, tries, attempt, started_at, finished_at)
+    select n.id, n.name, n.state, n.output::json, octet_length(n.output), n.reason, n.message, n.tries, h.attempt,
            to_timestamp(nullif(n.started_at, 0)), to_timestamp(nullif(n.finished_at, 0))
     from noted n
     join held h on h.id = n.id and h.fence = n.fence and h.instance_uid = n.instance_uid
     order by n.id, n.n
     on conflict (run_id, name) do update
-    set state = excluded.state, output = excluded.output, reason = excluded.reason,
+    set seq = default, state = excluded.state, output = excluded.output, size = excluded.size, reason = excluded.reason,
         message = excluded.message, tries = excluded.tries, attempt = excluded.attempt,
         started_at = excluded.started_at, finished_at = excluded.finished_at
 ), logged as (

@@ -1,0 +1,1 @@
+select coalesce(output::text, 'null') as output from step where run_id = $1::uuid and name = $2
