@@ -80,6 +80,10 @@ class WorkRequest(Message, frozen=True):
     logs: tuple[LogLine, ...] = ()
     settle_bell: bool = False
     """The worker found nothing: forget the bell first, then claim, so that no bell falls between."""
+    holds: int | None = None
+    """How many runs the worker holds, beside those of `finished`: said by one that was asked to leave."""
+    leaves: bool = False
+    """The worker knows that it is to leave, and will never claim again."""
 
 
 class Assignment(Message, frozen=True):
@@ -109,6 +113,8 @@ class WorkReply(Message, frozen=True):
 
     assignments: tuple[Assignment, ...] = ()
     lost: tuple[str, ...] = ()
+    leave: Literal["no", "offer", "yes"] = "no"
+    """There are more workers than needed: say how many runs you hold, or claim nothing more and finish them."""
 
 
 class HeartbeatRequest(Message, frozen=True):

@@ -14,6 +14,7 @@ from everesthood.bootstrap.surroundings import surroundings
 from everesthood.domain.errors import Invalid
 from everesthood.settings import Settings
 from everesthood.usecases.lease_queue import Broker
+from everesthood.usecases.leave import Leaving
 from everesthood.usecases.observe_credentials import observe_credentials
 from everesthood.usecases.ports.bell import Bell
 from everesthood.usecases.ports.identity import Secrets
@@ -33,6 +34,7 @@ class GatewayParts:
     secrets: Secrets
     broker: Broker
     seat: SeatWorker
+    leaving: Leaving
     observe: Callable[[float], Awaitable[Mapping[str, int]]]
 
     async def check_schema(self) -> None:
@@ -72,6 +74,7 @@ async def gateway_parts(settings: Settings) -> AsyncIterator[GatewayParts]:
                 owners=around.owners,
                 store=store,
             ),
+            leaving=Leaving(store),
             observe=_observer(store, around.secrets, fingerprint_key),
         )
 

@@ -10,7 +10,7 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Literal
 
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import Assignment, Finish, HeartbeatRequest, WorkReply, WorkRequest
@@ -56,6 +56,10 @@ class Worker:
         self._failures = 0
         self._again_at = 0.0
         self._lines_due = 0.0
+        self._leave: Literal["no", "offer", "yes"] = "no"
+        self._told_at = float("-inf")
+        self.leaving = asyncio.Event()
+        """Set once it is to leave: bells are then for others."""
 
     async def serve(self) -> None:
         """Work until `stop` has handed everything in."""
@@ -119,13 +123,15 @@ class Worker:
             return self._again_at - now
         if self._outbox.is_urgent or (self._outbox.has_lines and self._lines_due <= now):
             return 0.0
+        if self._leave != "no" and self._told_at + TICK_SECONDS <= now:
+            return 0.0
         lines = self._lines_due - now if self._outbox.has_lines else TICK_SECONDS
         if self._want() == 0:
             return min(lines, TICK_SECONDS)
         return min(lines, TICK_SECONDS, self._claiming.pause(now))
 
     def _want(self) -> int:
-        return 0 if self._stopping else self._held.want
+        return 0 if self._stopping or self._leave == "yes" else self._held.want
 
     async def _call(self) -> None:
         batch = self._outbox.take_one() if self._single_file else self._outbox.take()
@@ -136,7 +142,10 @@ class Worker:
             checkpoints=batch.checkpoints,
             logs=tuple(batch.lines),
             settle_bell=want > 0 and self._claiming.mood == "settling",
+            holds=None if self._leave == "no" else self._held.count + len(self._outbox.finishing),
+            leaves=self._leave == "yes",
         )
+        self._told_at = asked_at
         try:
             reply = await self._gateway.work(request)
         except (Unavailable, Unauthenticated, Forbidden) as error:
@@ -159,7 +168,20 @@ class Worker:
             request.want, len(reply.assignments), settled=request.settle_bell, now=time.monotonic()
         )
         self._held.add(reply.assignments, asked_at)
+        self._asked_to(reply.leave)
         self._start_waiting()
+
+    def _asked_to(self, leave: Literal["no", "offer", "yes"]) -> None:
+        """Take in whether there are too many workers; one that is to leave does not come back."""
+        if self._leave == "yes":
+            return
+        if leave != "no" and self._leave == "no":
+            self._told_at = float("-inf")  # the answer is waited for
+        self._leave = leave
+        if leave == "yes":
+            log.info("leaves: it claims nothing more and finishes the %d runs it holds", self._held.count)
+            self._told_at = float("-inf")
+            self.leaving.set()
 
     def _back_off(self, error: EveresthoodError) -> None:
         self._failures += 1

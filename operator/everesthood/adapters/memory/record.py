@@ -120,6 +120,16 @@ class ScheduleRow:
     last_fire_at: datetime | None = None
 
 
+@dataclass(slots=True, kw_only=True)
+class ScaleInRow:
+    """How many workers of a revision may leave, and those that do: pod → whether it holds nothing any more."""
+
+    wanted: int = 0
+    drains: bool = False
+    asked_at: datetime
+    leavers: dict[str, bool] = field(default_factory=dict)
+
+
 class Topic:
     """Wakes everybody who waits for one kind of change."""
 
@@ -153,6 +163,7 @@ class Record:
         self.revisions: dict[tuple[str, str], PublishedRevision] = {}
         self.credentials: dict[str, CredentialRow] = {}
         self.schedules: dict[tuple[str, str], ScheduleRow] = {}
+        self.scale_ins: dict[tuple[str, str], ScaleInRow] = {}
         self.rows: dict[RunId, RunRow] = {}
         self.idempotency: dict[tuple[str, str], tuple[bytes, RunId]] = {}
         self.audit: list[AuditEntry] = []
@@ -160,6 +171,7 @@ class Record:
         self.run_changed = Topic()
         self.registry_changed = Topic()
         self.queue_changed = Topic()
+        self.demanded = Topic()
         self.down = False
         """True makes every call raise Unavailable, as when PostgreSQL is away."""
 
@@ -174,6 +186,12 @@ class Record:
         """Return the instance unless it is deleted."""
         row = self.instances.get(uid)
         return None if row is None or row.deleted else row
+
+    def wake(self, uid: str, revision: str | None) -> None:
+        """Tell the controller of work for workers that it does not watch."""
+        instance = self.live(uid)
+        if instance is not None and revision in instance.published.quiet:
+            self.demanded.tell(uid)
 
     def held(self, run: str, fence: int, instance_uid: str) -> RunRow | None:
         """Return the run if this attempt of this instance holds it."""

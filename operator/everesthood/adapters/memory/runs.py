@@ -69,6 +69,8 @@ class MemoryRuns:
             self._audit(request.namespace, request.requested_by, action, request.id, request.request_id)
             revision = row.published.current_revision
             rings = revision is not None and not row.published.suspended and made.due_at <= now
+            if rings:
+                self._record.wake(request.instance_uid, revision)
             return Accepted(
                 run=request.id, ring=(request.instance_uid, revision) if rings and revision else None
             )

@@ -17,6 +17,7 @@ from everesthood.domain.errors import EveresthoodError
 RUNS: Final = "everesthood_runs"
 REGISTRY: Final = "everesthood_registry"
 QUEUES: Final = "everesthood_queues"
+DEMAND: Final = "everesthood_demand"
 EVERYTHING: Final = "*"
 """As a payload: look at all you know."""
 _PAUSE_SECONDS: Final = 1.0
@@ -55,7 +56,9 @@ class Listener:
     def __init__(self, database: Database) -> None:
         """Nothing is opened before the first subscription."""
         self._database = database
-        self._subscriptions: dict[str, set[Subscription]] = {RUNS: set(), REGISTRY: set(), QUEUES: set()}
+        self._subscriptions: dict[str, set[Subscription]] = {
+            channel: set() for channel in (RUNS, REGISTRY, QUEUES, DEMAND)
+        }
         self._task: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
 

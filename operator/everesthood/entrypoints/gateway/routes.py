@@ -10,6 +10,7 @@ from everesthood.apis import wire
 from everesthood.entrypoints.gateway import metrics
 from everesthood.usecases.lease_credential import lease_credential
 from everesthood.usecases.lease_queue import Broker, lease_queue
+from everesthood.usecases.leave import Leaving
 from everesthood.usecases.ports.bell import Bell
 from everesthood.usecases.ports.identity import Secrets
 from everesthood.usecases.ports.record import GatewayStore, WorkerSeat, WorkStore
@@ -43,6 +44,7 @@ class Parts:
     bell: Bell
     secrets: Secrets
     broker: Broker
+    leaving: Leaving
     internal_hosts: frozenset[str] = frozenset()
 
 
@@ -75,7 +77,7 @@ class _Served:
             metrics.FINISHED.labels(end.outcome).inc()
         metrics.CLAIMED.inc(len(reply.assignments))
         metrics.LOST.inc(len(reply.lost))
-        return reply
+        return await self._parts.leaving.answer(call.seat, request, reply)
 
     async def heartbeat(self, call: Call) -> wire.HeartbeatReply:
         request = cast("wire.HeartbeatRequest", call.message)

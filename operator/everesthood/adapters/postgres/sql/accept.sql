@@ -12,7 +12,7 @@ with asked as (
         retry_max_attempts, retry_initial_seconds, retry_max_seconds, priority, ttl_seconds, replay_of, labels,
         schedule)
 ), live as materialized (
-    select uid, current_revision, suspended, template from instance
+    select uid, current_revision, suspended, template, quiet from instance
     where uid in (select instance_uid from asked) and deleted_at is null
     order by uid for share
 ), keyed as (
@@ -43,5 +43,6 @@ with asked as (
     select namespace, requested_by, case when replay_of is null then 'run.accept' else 'run.replay' end,
            'run/' || id, request_id from fresh
 )
-select fresh.id::text as id, case when live.suspended then null else live.current_revision end as revision
+select fresh.id::text as id, case when live.suspended then null else live.current_revision end as revision,
+       not live.suspended and live.current_revision = any(live.quiet) as wakes
 from fresh join live on live.uid = fresh.instance_uid

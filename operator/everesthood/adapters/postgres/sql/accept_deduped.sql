@@ -11,7 +11,7 @@ with asked as (
         retry_max_attempts, retry_initial_seconds, retry_max_seconds, priority, ttl_seconds, replay_of, labels,
         dedupe_key, mode, seconds)
 ), live as materialized (
-    select uid, current_revision, suspended, template from instance
+    select uid, current_revision, suspended, template, quiet from instance
     where uid in (select instance_uid from asked) and deleted_at is null
     order by uid for share
 ), known as (
@@ -95,8 +95,10 @@ with asked as (
 select a.id::text as id, coalesce(s.run_id, a.id)::text as run, f.id is null as repeated, null::bytea as digest,
        case when f.id is null or a.mode = 'debounce' or l.suspended then null else l.current_revision end as revision,
        a.key is null or (a.instance_uid, a.key) in (select instance_uid, key from keyed) as keyed,
-       exists (select from replaced where replaced.id = a.id) as changed
+       exists (select from replaced where replaced.id = a.id) as changed,
+       f.id is not null and a.mode <> 'debounce' and not l.suspended
+           and l.current_revision = any(l.quiet) as wakes
 from open a join live l on l.uid = a.instance_uid
 left join same s on s.id = a.id left join fresh f on f.id = a.id
 union all
-select id::text, run_id::text, true, digest, null, true, false from known
+select id::text, run_id::text, true, digest, null, true, false, false from known
