@@ -4,7 +4,6 @@
 next step towards it: a number is lowered only by workers that have left, and by those that never came up.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -88,6 +87,15 @@ class Standing:
     available: int = 0
     settled: bool = True
     """It is not in the middle of replacing its pods."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """How many workers a revision has now and is to have in the end, and why."""
+
+    replicas: int
+    desired: int
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +193,3 @@ def _without_stragglers(decided: int, standing: Standing, demand: Demand) -> Ste
         return Step(replicas=standing.replicas, ask=demand.asked, drain=demand.drains)
     return Step(replicas=max(decided + len(demand.leaving), standing.available), ask=len(demand.leaving))
 
-
-def quiet_revisions(courses: Mapping[str, Course]) -> tuple[str, ...]:
-    """Return the revisions whose next work must be told of."""
-    return tuple(sorted(revision for revision, course in courses.items() if course.quiet))

@@ -1,5 +1,6 @@
 """Writes to the cluster, each answer kept in the cache at once; implements the port `Cluster`."""
 
+from collections.abc import Collection
 from typing import Any, Final
 
 from everesthood.adapters.kubernetes.cache import live_of
@@ -65,6 +66,29 @@ class KubernetesCluster:
     async def delete(self, live: Live) -> None:
         """Delete that very object."""
         await self._client.delete(_path(live.key), uid=live.uid)
+
+    async def standing_pods(self, namespace: str, pods: Collection[str]) -> frozenset[str]:
+        """Return those of the named pods that are there and not on their way out."""
+        found = [await self._is_standing(namespace, pod) for pod in pods]
+        return frozenset(pod for pod, stands in zip(pods, found, strict=True) if stands)
+
+    async def _is_standing(self, namespace: str, pod: str) -> bool:
+        try:
+            found = await self._client.get(object_path("v1", "pods", namespace=namespace, name=pod))
+        except ApiError as error:
+            if error.status == _NOT_FOUND:
+                return False
+            raise
+        return "deletionTimestamp" not in found["metadata"]
+
+    async def remove_pod(self, namespace: str, pod: str) -> None:
+        """Delete a pod."""
+        try:
+            path = object_path("v1", "pods", namespace=namespace, name=pod)
+            await self._client.request("DELETE", path, body={})
+        except ApiError as error:
+            if error.status != _NOT_FOUND:
+                raise
 
     async def hold(self, live: Live) -> None:
         """Put our finalizer on the object, by a manager of its own, so that nothing else is owned."""

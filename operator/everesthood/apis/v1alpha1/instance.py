@@ -113,6 +113,11 @@ class Workers(Model):
         Autoscaling | None, Field(description="Follow the work instead; replicas is then left out.")
     ] = None
 
+    @property
+    def most(self) -> int:
+        """Return the most worker pods that a revision may have."""
+        return self.autoscaling.max_replicas if self.autoscaling else self.replicas
+
 
 class AgentInstanceSpec(Model):
     """What the organisation wants to run."""
