@@ -23,6 +23,8 @@ from everesthood.usecases.reconcile_credential import CredentialTools, reconcile
 from everesthood.usecases.reconcile_instance import InstanceTools, reconcile_instance
 from everesthood.usecases.reconcile_template import TemplateTools, reconcile_template
 from everesthood.usecases.remove_ghosts import remove_ghosts
+from everesthood.usecases.scale_workers import ScaleWorkers
+from everesthood.usecases.watch_demand import DemandWatch
 
 SITE = Site(
     namespace="everesthood-system", gateway_url="http://g:8080", gateway_port=8080, redis_port=6379,
@@ -47,7 +49,12 @@ class World:
         self.publisher = Publisher(MemoryRegistry(self.record))
         view, languages, hosts = self.cluster.cache, Languages(), frozenset()
         shared = {"view": view, "cluster": self.cluster, "publisher": self.publisher, "now": self.clock}
-        self.instances = InstanceTools(**shared, languages=languages, internal_hosts=hosts, site=SITE)
+        self.seconds = 0.0
+        watch = DemandWatch(MemoryRegistry(self.record), lambda: self.seconds)
+        scale = ScaleWorkers(cluster=self.cluster, watch=watch, grace_seconds=SITE.grace_seconds)
+        self.instances = InstanceTools(
+            **shared, languages=languages, internal_hosts=hosts, site=SITE, scale=scale
+        )
         self.templates = TemplateTools(**shared, languages=languages, internal_hosts=hosts)
         self.credentials = CredentialTools(**shared, internal_hosts=hosts)
 

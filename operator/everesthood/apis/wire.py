@@ -114,7 +114,7 @@ class WorkReply(Message, frozen=True):
     assignments: tuple[Assignment, ...] = ()
     lost: tuple[str, ...] = ()
     leave: Literal["no", "offer", "yes"] = "no"
-    """There are more workers than needed: say how many runs you hold, or claim nothing more and finish them."""
+    """More workers than needed: offer by saying how many runs you hold; or claim no more and finish those."""
 
 
 class HeartbeatRequest(Message, frozen=True):

@@ -268,16 +268,13 @@ def policies(seen: Observed, grace_seconds: float) -> dict[str, Policy]:
     return found
 
 
-def resized(seen: Observed, plan: Plan, site: Site) -> tuple[Child, ...]:
-    """Return workers of old revisions of which there are to be more or fewer."""
+def resized(seen: Observed, plan: Plan) -> tuple[tuple[Live, int], ...]:
+    """Return workers of old revisions of which there are to be more or fewer, and how many."""
     if not plan.publishes:
         return ()
-    old = (r for r in seen.chosen if r not in (plan.target, plan.serving))
-    return tuple(
-        _deployment(seen, site, revision, seen.contents[revision])
-        for revision in old
-        if (live := seen.deployment(revision)) and standing_of(live).replicas != seen.replicas(revision)
-    )
+    old = (d for d in seen.deployments() if d.revision not in (plan.target, plan.serving))
+    chosen = ((d, seen.chosen[d.revision].replicas) for d in old if d.revision in seen.chosen)
+    return tuple((d, replicas) for d, replicas in chosen if standing_of(d).replicas != replicas)
 
 
 def held(
@@ -287,10 +284,7 @@ def held(
     if not plan.publishes:
         return ()
     there = {c.key for c in seen.children} | {c.key for c in plan.children}
-    missing = (
-        _deployment(seen, site, revision, content)
-        for revision, content in sorted(contents.items())
-    )
+    missing = (_deployment(seen, site, revision, content) for revision, content in sorted(contents.items()))
     return tuple(child for child in missing if child.key not in there)
 
 
@@ -339,7 +333,9 @@ def _workers(seen: Observed, plan: Plan) -> WorkersStatus:
     return WorkersStatus(
         desired=chosen.desired if chosen else seen.replicas(shown),
         reason=chosen.reason if chosen else Reason.FIXED_NUMBER,
-        replicas=status.get("replicas", 0), available=status.get("availableReplicas", 0), selector=wanted
+        replicas=status.get("replicas", 0),
+        available=status.get("availableReplicas", 0),
+        selector=wanted,
     )
 
 
@@ -416,8 +412,8 @@ def _workers_available(seen: Observed, plan: Plan, refused: tuple[Problem, ...])
 
 def _least(seen: Observed, plan: Plan, status: WorkersStatus) -> int:
     """Return how many workers must be up: those that are still starting for more work are no fault."""
-    bounds = seen.spec.workers.autoscaling
-    if bounds is None or plan.serving is None or plan.rollout.failed:
+    bounds, chosen = seen.spec.workers.autoscaling, seen.chosen.get(plan.serving or "")
+    if bounds is None or chosen is None or chosen.late:
         return status.desired
     return min(bounds.min_replicas, status.desired)
 

@@ -10,7 +10,9 @@ from typing import Final
 from everesthood.apis.reasons import Reason
 
 OLD_WORK_SECONDS: Final = 10.0
-"""Work that has waited longer adds a worker, though there should be slots: then workers are slower than slots."""
+"""Work that has waited longer adds a worker although there should be slots: then it is the workers' speed."""
+LATE_SECONDS: Final = 60.0
+"""Workers that are to start for work and are not up by then are in trouble."""
 
 IDLE_FIRST_SECONDS: Final = 35.0
 """How long workers that hold nothing have the first chance to leave: each asks for work within that time."""
@@ -75,6 +77,8 @@ class Course:
     peak: int = 0
     """The most workers that were needed since then."""
     grown_at: float = float("-inf")
+    late: bool = False
+    """Not one worker is up although they have had the time."""
     quiet: bool = False
     """Nothing is to be decided before new work comes: whoever accepts it must say so."""
 
@@ -96,6 +100,8 @@ class Chosen:
     replicas: int
     desired: int
     reason: Reason
+    late: bool = False
+    """Not one is up although they have had the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +120,12 @@ class Step:
 
 def decide(policy: Policy, demand: Demand, course: Course, *, available: int, now: float) -> Course:
     """Return how many workers there should be."""
+    course = _numbered(policy, demand, course, available=available, now=now)
+    is_late = course.replicas > 0 and available == 0 and now - course.grown_at >= LATE_SECONDS
+    return replace(course, late=is_late)
+
+
+def _numbered(policy: Policy, demand: Demand, course: Course, *, available: int, now: float) -> Course:
     needed = -(-(demand.due + demand.running) // policy.slots)
     reason = Reason.SCALED_TO_DEMAND
     if _is_slow(demand, course, available=available, now=now) and needed <= course.replicas:
@@ -192,4 +204,3 @@ def _without_stragglers(decided: int, standing: Standing, demand: Demand) -> Ste
     if demand.running:
         return Step(replicas=standing.replicas, ask=demand.asked, drain=demand.drains)
     return Step(replicas=max(decided + len(demand.leaving), standing.available), ask=len(demand.leaving))
-

@@ -1,6 +1,7 @@
 """Bring the number of an instance's workers closer to what its work needs."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from everesthood.apis.reasons import Reason
@@ -10,7 +11,6 @@ from everesthood.domain.instances import Observed
 from everesthood.domain.rollouts import standing_of
 from everesthood.domain.scaling import Chosen, Course, Demand, Standing, approach
 from everesthood.usecases.ports.cluster import Cluster
-from everesthood.usecases.ports.registry import Registry
 from everesthood.usecases.watch_demand import DemandWatch
 
 
@@ -27,7 +27,6 @@ class ScaleWorkers:
     """The use case with what it needs."""
 
     cluster: Cluster
-    registry: Registry
     watch: DemandWatch
     grace_seconds: int
 
@@ -55,25 +54,33 @@ class ScaleWorkers:
         there = await self.cluster.standing_pods(seen.live.key.namespace, demand.leaving)
         gone = frozenset(demand.leaving) - there
         if gone:
-            await self.registry.forget_leavers(seen.live.uid, revision, gone)
+            await self._forget(seen, revision, gone)
         return demand.without(gone)
 
     async def _approach(
         self, seen: Observed, revision: str, course: Course, there: Standing | None, demand: Demand
     ) -> Chosen:
         if there is None:
-            return Chosen(replicas=course.replicas, desired=course.replicas, reason=course.reason)
+            return _chosen(course, course.replicas)
         step = approach(course.replicas, standing=there, demand=demand)
         try:
             if (step.ask, step.drain) != (demand.asked, demand.drains):
-                await self.registry.ask_to_leave(seen.live.uid, revision, step.ask, drain=step.drain)
+                await self.watch.registry.ask_to_leave(seen.live.uid, revision, step.ask, drain=step.drain)
         except Unavailable:
             step = replace(step, replicas=max(step.replicas, there.replicas), remove=())
         for pod in step.remove:
             await self.cluster.remove_pod(seen.live.key.namespace, pod)
-        return Chosen(replicas=step.replicas, desired=course.replicas, reason=course.reason)
+        return _chosen(course, step.replicas)
 
     async def forget(self, seen: Observed, scaled: Scaled) -> None:
         """Forget workers that left, now that the Deployment no longer asks for them."""
         for revision, pods in scaled.left.items():
-            await self.registry.forget_leavers(seen.live.uid, revision, pods)
+            await self._forget(seen, revision, pods)
+
+    async def _forget(self, seen: Observed, revision: str, pods: Collection[str]) -> None:
+        with suppress(Unavailable):  # the next pass finds their pods gone
+            await self.watch.registry.forget_leavers(seen.live.uid, revision, pods)
+
+
+def _chosen(course: Course, replicas: int) -> Chosen:
+    return Chosen(replicas=replicas, desired=course.replicas, reason=course.reason, late=course.late)

@@ -55,7 +55,7 @@ class _Watched:
     @property
     def signature(self) -> object:
         """Return what a pass acts on."""
-        courses = {revision: (c.replicas, c.reason) for revision, c in self.courses.items()}
+        courses = {revision: (c.replicas, c.reason, c.late) for revision, c in self.courses.items()}
         leavers = {revision: (d.leaving, d.left) for revision, d in self.demand.items() if d.leaving}
         return courses, leavers, self.is_quiet
 
@@ -65,7 +65,7 @@ class DemandWatch:
 
     def __init__(self, registry: Registry, now: Callable[[], float]) -> None:
         """Watch nothing yet; `now` is a clock that only goes forward."""
-        self._registry = registry
+        self.registry = registry
         self._now = now
         self._watched: dict[str, _Watched] = {}
         self._restless: dict[str, None] = {}
@@ -90,7 +90,8 @@ class DemandWatch:
         watched = self._watched.setdefault(uid, _Watched())
         watched.policies, watched.standing = policies, standing
         watched.courses = {
-            revision: watched.courses.get(revision) or _seed(policy, standing.get(revision), reason)
+            revision: watched.courses.get(revision)
+            or _seed(policy, standing.get(revision), reason, self._now())
             for revision, policy in policies.items()
         }
         watched.decide(self._now())
@@ -130,7 +131,7 @@ class DemandWatch:
         if not asked:
             return []
         most = {uid: max(p.most_due for p in self._watched[uid].policies.values()) for uid in asked}
-        found = await self._registry.demand(most)
+        found = await self.registry.demand(most)
         return [uid for uid in asked if uid in self._watched and self._learn(uid, found.get(uid, {}))]
 
     def _learn(self, uid: str, demand: Mapping[str, Demand]) -> bool:
@@ -141,7 +142,7 @@ class DemandWatch:
         if watched.is_quiet:
             self._restless.pop(uid, None)
         else:
-            self._restless[uid] = None
+            self._excite(uid)
         leaving = any(d.leaving for d in demand.values())
         stale = leaving and now - watched.acted_at >= _LEAVING_SECONDS
         return stale or watched.signature != watched.acted_on
@@ -170,7 +171,7 @@ class DemandWatch:
             self._stir.set()
 
 
-def _seed(policy: Policy, standing: Standing | None, reason: Reason | None) -> Course:
+def _seed(policy: Policy, standing: Standing | None, reason: Reason | None, now: float) -> Course:
     """Begin with what is there; nothing is taken away before it was watched for a while."""
     replicas = policy.minimum if standing is None else standing.replicas
-    return Course(replicas=replicas, reason=reason or Reason.AT_MINIMUM)
+    return Course(replicas=replicas, reason=reason or Reason.AT_MINIMUM, grown_at=now)

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from everesthood.adapters.kubernetes.cache import live_of
-from everesthood.adapters.kubernetes.client import JSON_PATCH, Client, object_path
+from everesthood.adapters.kubernetes.client import JSON_PATCH, MERGE_PATCH, Client, object_path
 from everesthood.adapters.kubernetes.events import Events
 from everesthood.adapters.kubernetes.watching import Watching
 from everesthood.apis import names
@@ -67,6 +67,18 @@ class KubernetesCluster:
         """Write the status of one of our kinds."""
         body = {**_identity(live), "status": status}
         self._keep(live.key.kind, await self._client.apply_status(_path(live.key), body))
+
+    async def resize(self, live: Live, replicas: int) -> None:
+        """Change the number of pods of that very Deployment."""
+        body = {"metadata": {"uid": live.uid}, "spec": {"replicas": replicas}}
+        answer = await self._client.request(
+            "PATCH",
+            _path(live.key),
+            query={"fieldManager": names.FIELD_MANAGER},
+            body=body,
+            content_type=MERGE_PATCH,
+        )
+        self._keep(live.key.kind, answer)
 
     async def delete(self, live: Live) -> None:
         """Delete that very object."""

@@ -122,7 +122,7 @@ class ScheduleRow:
 
 @dataclass(slots=True, kw_only=True)
 class ScaleInRow:
-    """How many workers of a revision may leave, and those that do: pod → whether it holds nothing any more."""
+    """How many workers of a revision may leave, and those that do: pod → whether it holds nothing."""
 
     wanted: int = 0
     drains: bool = False

@@ -78,6 +78,10 @@ class Cluster(Protocol):
         """Write the status of one of our kinds."""
         ...
 
+    async def resize(self, live: Live, replicas: int) -> None:
+        """Change the number of pods of a Deployment, and nothing else of it."""
+        ...
+
     async def delete(self, live: Live) -> None:
         """Delete that very object; gone already is well."""
         ...
