@@ -8,7 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -232,6 +232,7 @@ class FakeGateway:
         self.beat_failures: deque[EveresthoodError] = deque()
         self.refuse: Callable[[wire.WorkRequest], str | None] = lambda _: None
         self.after_call: Callable[[wire.WorkRequest], None] = lambda _: None
+        self.leave: Callable[[wire.WorkRequest], Literal["no", "offer", "yes"]] = lambda _: "no"
         self.lease_seconds = lease_seconds
         self.keep_requests = True
         self._numbers = itertools.count(1)
@@ -283,7 +284,7 @@ class FakeGateway:
         assignments = tuple(self._claim(request.want))
         self.after_call(request)
         self._changed.set()
-        return wire.WorkReply(assignments=assignments, lost=tuple(lost))
+        return wire.WorkReply(assignments=assignments, lost=tuple(lost), leave=self.leave(request))
 
     def _write(self, request: wire.WorkRequest) -> list[str]:
         lost = []
