@@ -242,14 +242,14 @@ def _deployment(seen: Observed, site: Site, revision: str, content: AgentTemplat
     )
 
 
-def policies(seen: Observed, grace_seconds: float) -> dict[str, Policy]:
+def policies(seen: Observed, plan: Plan, grace_seconds: float) -> dict[str, Policy]:
     """Return the bounds of each revision whose workers follow the work.
 
     A new revision proves itself with as many workers as the present one has, with one at least. An old one
     has as many as its runs need: none while they wait for a person.
     """
     bounds = seen.spec.workers.autoscaling
-    serving, coming = seen.status.revision.current, desired_revision(seen.spec, seen.template)
+    serving, coming = plan.serving, plan.target
     live = seen.deployment(serving or "")
     found: dict[str, Policy] = {}
     for revision in dict.fromkeys(filter(None, (serving, coming, *(d.revision for d in seen.deployments())))):

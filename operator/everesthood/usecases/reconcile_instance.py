@@ -169,7 +169,7 @@ async def _pursue(seen: Observed, tools: InstanceTools) -> float | None:
     plan = instances.plan(seen, tools.site)
     if plan.publishes and not seen.children and await _begin(seen, plan, tools):
         return 0.0
-    scaled = await tools.scale(seen) if plan.publishes else Scaled()
+    scaled = await tools.scale(seen, plan) if plan.publishes else Scaled()
     if scaled.chosen:
         seen = replace(seen, chosen=scaled.chosen)
         plan = instances.plan(seen, tools.site)

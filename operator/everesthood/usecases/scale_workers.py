@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from everesthood.apis.reasons import Reason
 from everesthood.domain import instances
 from everesthood.domain.errors import Unavailable
-from everesthood.domain.instances import Observed
+from everesthood.domain.instances import Observed, Plan
 from everesthood.domain.rollouts import standing_of
 from everesthood.domain.scaling import Chosen, Course, Demand, Standing, approach
 from everesthood.usecases.ports.cluster import Cluster
@@ -30,9 +30,9 @@ class ScaleWorkers:
     watch: DemandWatch
     grace_seconds: int
 
-    async def __call__(self, seen: Observed) -> Scaled:
+    async def __call__(self, seen: Observed, plan: Plan) -> Scaled:
         """Do what comes before the Deployments change: delete the pods of workers that have left."""
-        policies = instances.policies(seen, self.grace_seconds)
+        policies = instances.policies(seen, plan, self.grace_seconds)
         standing = {d.revision: standing_of(d) for d in seen.deployments()} if policies else {}
         said = seen.status.workers.reason
         reason = Reason(said) if said in Reason._value2member_map_ else None
