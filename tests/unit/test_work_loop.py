@@ -330,6 +330,32 @@ async def test_what_was_claimed_ahead_is_handed_back_at_once() -> None:
     assert sum(row.finish is not None for row in gateway.rows.values()) == 11
 
 
+async def test_what_a_call_under_way_brings_to_a_stopping_worker_is_handed_back() -> None:
+    """Told to stop between the claim and its answer, a worker does not keep the runs until their lease ends."""
+    gateway = FakeGateway()
+    claimed, answered = asyncio.Event(), asyncio.Event()
+    work = gateway.work
+
+    async def slow(request: Any) -> Any:
+        reply = await work(request)
+        if reply.assignments:
+            claimed.set()
+            await answered.wait()
+        return reply
+
+    gateway.work = slow  # type: ignore[method-assign]
+    gateway.add(3)
+    async with Serving(gateway, ACT) as worker:
+        await claimed.wait()
+        stopping = asyncio.create_task(worker.stop(10))
+        await asyncio.sleep(0)
+        answered.set()
+        await stopping
+
+    assert sorted(gateway.due) == ["run-1", "run-2", "run-3"]
+    assert {row.attempt for row in gateway.rows.values()} == {0}
+
+
 async def test_a_cancelled_run_is_stopped_and_handed_in_as_cancelled() -> None:
     """What a person cancels ends within a heartbeat."""
     gateway = FakeGateway(lease_seconds=1)

@@ -86,9 +86,7 @@ class Worker:
     async def stop(self, grace_seconds: float) -> None:
         """Claim nothing more, let runs finish within the grace, hand back the rest, and end `serve`."""
         self._stopping = True
-        for held in list(self._held):
-            if self._held.forget_waiting(held):
-                self._hand_back(held, Stop.RELEASE)
+        self._hand_back_waiting()
         self._stir.set()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=grace_seconds)
@@ -169,6 +167,8 @@ class Worker:
         )
         self._held.add(reply.assignments, asked_at)
         self._asked_to(reply.leave)
+        if self._stopping:
+            self._hand_back_waiting()  # claimed by a call that was under way when it was told to stop
         self._start_waiting()
 
     def _asked_to(self, leave: Literal["no", "offer", "yes"]) -> None:
@@ -259,6 +259,11 @@ class Worker:
             self._hand_back(held, Stop.CANCEL)
         else:
             held.break_off(Stop.CANCEL)
+
+    def _hand_back_waiting(self) -> None:
+        for held in list(self._held):
+            if self._held.forget_waiting(held):
+                self._hand_back(held, Stop.RELEASE)
 
     def _hand_back(self, held: HeldRun, why: Stop) -> None:
         held.stop = why
