@@ -1087,3 +1087,12 @@ async def test_workers_that_never_come_up_are_said(scaled: Scaled):
 
     assert scaled.says(ConditionType.WORKERS_AVAILABLE)[:2] == ("False", "WorkersUnavailable")
     assert scaled.says(ConditionType.READY)[0] == "False"
+
+
+async def test_the_controller_looks_on_until_the_last_worker_is_gone(scaled: Scaled):
+    """That nothing is to be done is not all: a worker that is to leave is still waited for."""
+    await scaled.live(15)
+    (row,) = scaled.record.scale_ins.values()
+
+    assert (scaled.number, row.wanted) == (1, 1)
+    assert scaled.record.instances["uid-hello"].published.quiet == ()

@@ -34,7 +34,7 @@ class ScaleWorkers:
         """Do what comes before the Deployments change: delete the pods of workers that have left."""
         policies = instances.policies(seen, plan, self.grace_seconds)
         standing = {d.revision: standing_of(d) for d in seen.deployments()} if policies else {}
-        said = seen.status.workers.reason
+        said = seen.status.workers.reason or ""
         reason = Reason(said) if said in Reason._value2member_map_ else None
         chosen: dict[str, Chosen] = {}
         left: dict[str, tuple[str, ...]] = {}
