@@ -23,6 +23,7 @@ from everesthood.entrypoints.gateway.app import Gateway
 from everesthood.entrypoints.gateway.main import build_server
 from everesthood.entrypoints.gateway.routes import Parts, routes
 from everesthood.usecases.lease_queue import Broker
+from everesthood.usecases.leave import Leaving
 from everesthood.usecases.ports.record import WorkerSeat
 
 Work = Callable[[wire.WorkRequest], Awaitable[wire.WorkReply]]
@@ -114,7 +115,14 @@ async def measure(url: str, runs: int) -> list[tuple[str, float]]:
 async def through_gateway(record: Harness, runs: int) -> list[tuple[str, float]]:
     """Measure with workers that speak HTTP."""
     broker = Broker(host="", port=0, tls=False, bell_key=b"")
-    parts = Parts(work=record.work, store=record.gateway, bell=Silent(), secrets=Silent(), broker=broker)  # type: ignore[arg-type]
+    parts = Parts(
+        work=record.work,
+        store=record.gateway,
+        bell=Silent(),  # type: ignore[arg-type]
+        secrets=Silent(),  # type: ignore[arg-type]
+        broker=broker,
+        leaving=Leaving(record.gateway),
+    )
     port = free_port()
     server = build_server(Gateway(seat=AnySeat(), routes=routes(parts)), port=port, host="127.0.0.1")
     serving = asyncio.create_task(server.serve())

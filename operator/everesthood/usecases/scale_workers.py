@@ -35,7 +35,8 @@ class ScaleWorkers:
         policies = instances.policies(seen, plan, self.grace_seconds)
         standing = {d.revision: standing_of(d) for d in seen.deployments()} if policies else {}
         said = seen.status.workers.reason or ""
-        reason = Reason(said) if said in Reason._value2member_map_ else None
+        known = said in Reason._value2member_map_ and said != Reason.FIXED_NUMBER
+        reason = Reason(said) if known else None
         chosen: dict[str, Chosen] = {}
         left: dict[str, tuple[str, ...]] = {}
         for revision, course in self.watch.follow(seen.live.uid, policies, standing, reason=reason).items():

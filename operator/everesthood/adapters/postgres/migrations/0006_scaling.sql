@@ -23,4 +23,4 @@ create table leaver (
     primary key (instance_uid, revision, pod)
 );
 
-create index run_waiting on run (instance_uid, revision) where state = 2;
+create index run_waiting_instance on run (instance_uid, revision) where state = 2;
