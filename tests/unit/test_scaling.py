@@ -108,6 +108,15 @@ def test_the_minimum_stays_and_is_quiet_once_idle():
     assert (early.quiet, late.quiet, late.replicas) == (False, True, 2)
 
 
+def test_a_revision_that_took_long_to_prove_itself_goes_to_zero_all_the_same():
+    """Idle at a minimum for longer than idleSeconds, then without it: the time counts from then."""
+    proving = over(at(1), NO_DEMAND, range(100), policy=replace(POLICY, minimum=1))
+
+    assert proving.quiet
+    assert over(proving, NO_DEMAND, range(100, 160)).replicas == 1
+    assert over(proving, NO_DEMAND, range(100, 161)).replicas == 0
+
+
 def test_workers_that_do_not_come_up_are_late():
     """A worker that should start for work and does not is said after a minute, not before."""
     started = choose(AT_ZERO, Demand(due=1), 0.0, available=0)

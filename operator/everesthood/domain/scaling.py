@@ -160,8 +160,10 @@ def _grown(course: Course, wanted: int, reason: Reason, now: float) -> Course:
 
 def _lowered(policy: Policy, demand: Demand, course: Course, wanted: int, now: float) -> Course:
     """Return a course that goes to the most that was needed, once that was less for long enough."""
-    since = now if course.low_since is None else course.low_since
-    peak = wanted if course.low_since is None else max(course.peak, wanted)
+    # At a minimum that is lowered now the time begins anew: so far all of them were needed.
+    begins = course.low_since is None or wanted < course.replicas <= course.peak
+    since = now if begins or course.low_since is None else course.low_since
+    peak = wanted if begins else max(course.peak, wanted)
     rested = now - since >= policy.idle_seconds
     if peak < course.replicas and rested:
         reason = Reason.SCALED_TO_DEMAND if peak > policy.minimum else lowest(policy)
