@@ -9,16 +9,32 @@ import argparse
 import statistics
 import time
 from datetime import datetime
-from pathlib import Path
 
 from demo import bed
-from demo.installation import IMAGE, ORGANIZATION, ROOT, Installation
+from demo.installation import IMAGE, ORGANIZATION, Installation
 from demo.tools import Tools
 from tests.cluster.locks import locked
 from tests.cluster.progress import say
 from tests.support.marketplace import Marketplace, marketplace, until
 
-AGENTS = Path(ROOT, "tests/e2e/agents/tidal.yaml")
+AGENT = """\
+apiVersion: agents.everesthood.io/v1alpha1
+kind: AgentTemplate
+metadata: {name: tidal, namespace: acme}
+spec:
+  displayName: Tidal
+  steps:
+    - name: begin
+      transform: {value: "true"}
+---
+apiVersion: agents.everesthood.io/v1alpha1
+kind: AgentInstance
+metadata: {name: tidal, namespace: acme}
+spec:
+  templateRef: {name: tidal}
+  workers:
+    autoscaling: {minReplicas: 0, maxReplicas: 2, idleSeconds: 5}
+"""
 LABEL = "agents.everesthood.io/instance=tidal"
 GOES_SECONDS = 120.0
 BARE = f"""\
@@ -45,7 +61,7 @@ def wake(tools: Tools, api: Marketplace) -> tuple[float, float]:
     """Return the seconds from acceptance to the claim, and to the start of the first step."""
     until(lambda: not pods(tools, ORGANIZATION, LABEL), seconds=GOES_SECONDS, what="no worker")
     time.sleep(3)
-    run = api.finished(api.start("tidal", {"key": "bench", "seconds": 0}))
+    run = api.finished(api.start("tidal", {}))
     accepted, claimed = (datetime.fromisoformat(run[name]) for name in ("createdAt", "startedAt"))
     begun = datetime.fromisoformat(run["steps"][0]["startedAt"])
     return (claimed - accepted).total_seconds(), (begun - accepted).total_seconds()
@@ -72,8 +88,8 @@ def row(what: str, seconds: list[float]) -> str:
 def measure(tools: Tools, installation: Installation, count: int) -> None:
     installation.install()
     installation.apply_samples("release-digest")
-    installation.apply(AGENTS)
-    tools.kubectl("apply", "--server-side", "-f", "-", stdin=BARE)
+    for manifest in (AGENT, BARE):
+        tools.kubectl("apply", "--server-side", "-f", "-", stdin=manifest)
     installation.wait_ready("tidal")
     ours, claims, theirs = [], [], []
     with marketplace(tools) as api:
