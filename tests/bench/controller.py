@@ -156,7 +156,7 @@ def children_of(raw: dict[str, Any], kubeconfig: str) -> list[Child]:
     return [
         workers.service_account(live, "greeter"),
         workers.network_policy(live, "greeter", site),
-        workers.deployment(live, spec, revision="0123456789abcdef", template=content, site=site),
+        workers.deployment(live, spec, revision="0123456789abcdef", template=content, site=site, replicas=1),
     ]
 
 

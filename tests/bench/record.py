@@ -23,6 +23,7 @@ from everesthood.entrypoints.gateway.app import Gateway
 from everesthood.entrypoints.gateway.main import build_server
 from everesthood.entrypoints.gateway.routes import Parts, routes
 from everesthood.usecases.lease_queue import Broker
+from everesthood.usecases.leave import Leaving
 from everesthood.usecases.ports.record import WorkerSeat
 
 Work = Callable[[wire.WorkRequest], Awaitable[wire.WorkReply]]
@@ -122,6 +123,7 @@ async def through_gateway(record: Harness, runs: int) -> list[tuple[str, float]]
         broker=broker,
         cancellations=record.cancellations,
         call_instance=Silent(),  # type: ignore[arg-type]
+        leaving=Leaving(record.gateway),
     )
     port = free_port()
     server = build_server(Gateway(seat=AnySeat(), routes=routes(parts)), port=port, host="127.0.0.1")

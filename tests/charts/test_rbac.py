@@ -140,6 +140,11 @@ def test_the_processes_hold_exactly_these_rights():
         ("networking.k8s.io", "networkpolicies"),
         ("policy", "poddisruptionbudgets"),
         ("", "events"),
+        ("", "pods"),
+    }
+    assert {verb for group, resource, verb in held["controller"] if (group, resource) == ("", "pods")} == {
+        "get",
+        "delete",
     }
 
 

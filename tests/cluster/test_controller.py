@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.controller import (
@@ -23,12 +24,16 @@ from tests.support.controller import (
     settings_for,
     template,
 )
+from tests.support.record import wish
 
 from everesthood.adapters.kubernetes.client import MERGE_PATCH, Client, connect, object_path
+from everesthood.adapters.memory.gateway import MemoryGateway
+from everesthood.adapters.memory.record import RunRow
 from everesthood.apis import names
 from everesthood.domain.errors import Unavailable
 from everesthood.domain.runs import RunState
 from everesthood.usecases.ports.cluster import ApiError
+from everesthood.usecases.ports.record import WorkerSeat
 
 pytestmark = [
     pytest.mark.cluster,
@@ -664,3 +669,132 @@ async def test_credentials_are_followed(at_work: Running, person: Client, namesp
     await eventually(lambda: says("CredentialNotFound"))
     await at_work.at_rest(namespace)
     assert found["metadata"]["uid"] not in at_work.record.credentials
+
+
+def put_runs(at_work: Running, uid: str, count: int, **state: Any) -> list[RunRow]:
+    """Put runs of an instance into the record."""
+    rows = []
+    for _ in range(count):
+        now = at_work.record.now()
+        row = RunRow(request=wish(instance_uid=uid), created_at=now, due_at=now, **state)
+        at_work.record.rows[row.request.id] = row
+        rows.append(row)
+    return rows
+
+
+async def leave(at_work: Running, uid: str, revision: str, pod: str) -> None:
+    """Play a worker that holds nothing: offer to leave until that is taken, then say so."""
+    gateway = MemoryGateway(at_work.record)
+    seat = WorkerSeat(instance_uid=uid, namespace="", instance="", revision=revision, pod=pod)
+    await eventually(lambda: gateway.offer_to_leave(seat, holds=0, claims=True))
+    assert await gateway.offer_to_leave(seat, holds=0, claims=False)
+
+
+async def pods_of(client: Client, namespace: str, revision: str, count: int) -> list[str]:
+    """Return the names of the pods of a revision once there are so many, oldest first."""
+
+    async def look() -> list[dict] | None:
+        path = object_path("v1", "pods", namespace=namespace)
+        query = {"labelSelector": f"{names.LABEL_REVISION}={revision}"}
+        found = [p for p in (await client.get(path, query=query))["items"] if not gone(p)]
+        return (found or [{}]) if len(found) == count else None
+
+    found = [p for p in await eventually(look) if p]
+    return [p["metadata"]["name"] for p in sorted(found, key=lambda p: p["metadata"]["creationTimestamp"])]
+
+
+def gone(body: dict) -> bool:
+    return "deletionTimestamp" in body["metadata"]
+
+
+async def test_workers_follow_the_work_and_none_is_stopped_under_a_run(
+    at_work: Running, person: Client, namespace: str
+):
+    """Out to three, in by the names of those that hold nothing, to none, and back at a word."""
+    agent = template(namespace=namespace, worker={"slots": 1})
+    hello = instance(namespace=namespace, workers={"autoscaling": {"maxReplicas": 3, "idleSeconds": 5}})
+    await apply(person, agent, hello)
+    found = await ready(person, hello)
+    uid, revision = found["metadata"]["uid"], found["status"]["revision"]["current"]
+    rows = put_runs(at_work, uid, 3, state=RunState.RUNNING, revision=revision)
+    # Kubernetes would take the youngest first; here the youngest two stay.
+    oldest, *others = await pods_of(person, namespace, revision, 3)
+    for row in rows[:2]:
+        row.state = RunState.SUCCEEDED
+    await leave(at_work, uid, revision, oldest)
+    assert set(await pods_of(person, namespace, revision, 2)) == set(others)
+    await leave(at_work, uid, revision, others[1])
+    assert await pods_of(person, namespace, revision, 1) == others[:1]
+    rows[2].state = RunState.SUCCEEDED
+    await leave(at_work, uid, revision, others[0])
+    await pods_of(person, namespace, revision, 0)
+
+    async def quiet() -> bool:
+        return at_work.record.instances[uid].published.quiet == (revision,)
+
+    await eventually(quiet)
+    await at_work.at_rest(namespace)
+    seen = await ready(person, hello)
+    assert (seen["status"]["workers"]["desired"], seen["status"]["workers"]["reason"]) == (0, "ScaledToZero")
+    at_work.client.writes.clear()
+    put_runs(at_work, uid, 1)
+    at_work.record.wake(uid, revision)
+    await pods_of(person, namespace, revision, 1)
+    events = await person.get(object_path("v1", "events", namespace=namespace))
+    assert {"ScaledOut", "ScaledIn"} <= {e["reason"] for e in events["items"]}
+    assert ("DELETE", f"/api/v1/namespaces/{namespace}/pods/{oldest}") not in at_work.client.writes
+
+
+async def test_an_old_revision_with_a_waiting_run_goes_to_zero_and_comes_back(
+    at_work: Running, person: Client, namespace: str
+):
+    """An approval may take days: the revision is kept without pods, and gets one when the run goes on."""
+    agent, hello = template(namespace=namespace), instance(namespace=namespace)
+    await apply(person, agent, hello)
+    found = await ready(person, hello)
+    uid, old = found["metadata"]["uid"], found["status"]["revision"]["current"]
+    (row,) = put_runs(at_work, uid, 1, state=RunState.WAITING, revision=old)
+    (pod,) = await pods_of(person, namespace, old, 1)
+    await apply(person, template(namespace=namespace, description="Now with manners."))
+    new = await revision_of(person, agent, other_than=old)
+    await ready(person, hello, revision=new)
+    await leave(at_work, uid, old, pod)
+    await pods_of(person, namespace, old, 0)
+    assert len(await pods_of(person, namespace, new, 1)) == 1
+    kept = await person.get(object_path("apps/v1", "controllerrevisions", namespace=namespace))
+    assert any(old[:10] in r["metadata"]["name"] for r in kept["items"])
+
+    async def quiet() -> bool:
+        return at_work.record.instances[uid].published.quiet == (old,)
+
+    await eventually(quiet)
+    row.state = RunState.QUEUED
+    at_work.record.wake(uid, old)
+    assert len(await pods_of(person, namespace, old, 1)) == 1
+
+
+async def test_a_fixed_number_and_autoscaling_exclude_each_other(
+    at_work: Running, person: Client, namespace: str
+):
+    """One replaces the other by a plain apply; the scale subresource is for the fixed number."""
+    agent, hello = template(namespace=namespace), instance(namespace=namespace, workers={"replicas": 2})
+    scale = f"{path_to(hello)}/scale"
+    await apply(person, agent, hello)
+    await ready(person, hello)
+    (made,) = await apply(
+        person, instance(namespace=namespace, workers={"autoscaling": {"minReplicas": 2, "maxReplicas": 4}})
+    )
+    assert made["spec"]["workers"] == {
+        "replicas": 1,
+        "autoscaling": {"minReplicas": 2, "maxReplicas": 4, "idleSeconds": 60},
+    }
+    with pytest.raises(ApiError, match="leave it out"):
+        await person.request("PATCH", scale, body={"spec": {"replicas": 3}}, content_type=MERGE_PATCH)
+    await apply(person, hello)
+    await person.request("PATCH", scale, body={"spec": {"replicas": 3}}, content_type=MERGE_PATCH)
+
+    async def scaled() -> bool:
+        seen = await ready(person, hello)
+        return seen["status"]["workers"]["available"] == 3
+
+    await eventually(scaled)

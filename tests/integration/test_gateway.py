@@ -30,6 +30,7 @@ from everesthood.entrypoints.gateway.routes import Parts, routes
 from everesthood.usecases.await_cancellation import await_cancellation
 from everesthood.usecases.call_instance import CallInstance
 from everesthood.usecases.lease_queue import Broker
+from everesthood.usecases.leave import Leaving
 from everesthood.usecases.ports.identity import Identity
 from everesthood.usecases.ports.registry import PublishedRevision
 from everesthood.usecases.seat_worker import SeatWorker
@@ -90,6 +91,7 @@ class Door:
     http: httpx2.AsyncClient
     record: Harness
     bell: Bell
+    leaving: Leaving
 
     async def send(self, path, message=None, *, token="uid-a/r1/pod-1", method="POST", **headers):
         body = message if isinstance(message, bytes) else msgspec.json.encode(message)
@@ -118,6 +120,7 @@ async def door(database_url: str) -> AsyncIterator[Door]:
         )
         await record.registry.publish_credential(CREDENTIAL)
         await record.clock.mark_queues(["uid-a"], [])
+        leaving = Leaving(record.gateway)
         parts = Parts(
             work=record.work,
             store=record.gateway,
@@ -128,12 +131,13 @@ async def door(database_url: str) -> AsyncIterator[Door]:
             call_instance=CallInstance(
                 store=record.gateway, runs=record.runs, request_run=_no_run, wait_seconds=0.0
             ),
+            leaving=leaving,
             internal_hosts=frozenset({"standin:8080"}),
         )
         seat = SeatWorker(identities=kubernetes, owners=kubernetes, store=record.gateway)
         transport = httpx2.ASGITransport(app=Gateway(seat=seat, routes=routes(parts)))
         async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as http:
-            yield Door(http, record, bell)
+            yield Door(http, record, bell, leaving)
 
 
 async def test_a_worker_claims_and_hands_in(door: Door):
@@ -149,6 +153,20 @@ async def test_a_worker_claims_and_hands_in(door: Door):
     assert (reply.assignments, reply.lost) == ((), ())
     assert (run.state, run.output) == (RunState.SUCCEEDED, b'{"text":"hi"}')
     assert door.bell.settled == [("uid-a", "r1")]
+
+
+async def test_a_worker_that_is_more_than_needed_leaves(door: Door):
+    """It is asked in the answer to its usual call, claims on while it only offers, and then no more."""
+    await door.record.registry.ask_to_leave("uid-a", "r1", 1, drain=False)
+    await door.leaving.refresh()
+    asked = await door.work(want=1)
+    await door.record.accept()
+    busy = await door.work(want=1, holds=0)
+    idle = await door.work(want=1, holds=0, finished=(finish(busy.assignments[0]),))
+    await door.work(holds=0, leaves=True)
+
+    assert [asked.leave, busy.leave, idle.leave] == ["offer", "offer", "yes"]
+    assert (await door.record.registry.demand({"uid-a": 1}))["uid-a"]["r1"].left == ("pod-1",)
 
 
 async def test_a_worker_learns_its_program_and_its_queue(door: Door):

@@ -40,7 +40,7 @@ class Process:
             "EVERESTHOOD_IDENTITY": "agent-abc-xyz",
             "EVERESTHOOD_METRICS_PORT": str(self.port),
             "EVERESTHOOD_WORKER_GRACE_SECONDS": "1",
-            "PYTHONPATH": str(folder),
+            "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]),
             **settings,
         }
         self.started_at = time.time()
@@ -218,6 +218,29 @@ async def test_a_worker_that_is_told_to_stop_hands_back_what_it_holds(gateway, t
 
     assert {run: end.outcome for run, end in runs.ended.items()} == {"run-0": "released"}
     assert 1 <= took < 8
+
+
+async def test_a_worker_that_leaves_is_deaf_and_lives_until_it_is_stopped(broker, gateway, tmp_path):
+    """Bells are for the others from then on; it claims nothing, stays in health, and ends when told."""
+    runs, url = gateway
+    runs.add()
+    with worker(url, tmp_path) as process:
+        await asyncio.to_thread(runs.until_over, 1)
+        await asyncio.to_thread(process.until_listening)
+        runs.too_many = True
+        await broker.bell.settle(UID, REVISION)
+        await broker.ring()
+        await asyncio.to_thread(runs.until, lambda it: it.left)
+        deaf = "everesthood_worker_queue_connected 0.0"
+        await asyncio.to_thread(process.until, "/metrics", lambda answer: deaf in answer.text)
+        runs.too_many = False
+        runs.add()
+        calls = len(runs.claims_at)
+        await asyncio.to_thread(runs.until, lambda it: len(it.claims_at) > calls + 1)
+
+        assert (process.popen.poll(), runs.queued, runs.held) == (None, ["run-1"], {})
+        assert process.ask("/healthz").status_code == process.ask("/readyz").status_code == 200
+        assert await asyncio.to_thread(process.stop) == 0
 
 
 def test_a_worker_without_a_revision_says_what_is_missing(tmp_path):

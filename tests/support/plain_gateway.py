@@ -31,6 +31,9 @@ class PlainGateway:
         self.ended: dict[str, wire.Finish] = {}
         self.claims_at: list[float] = []
         self.is_down = False
+        self.too_many = False
+        """True lets the worker leave."""
+        self.left = False
         self._settle = settle
         self._numbers = itertools.count()
         self._changed = threading.Condition()
@@ -97,7 +100,11 @@ class PlainGateway:
         if request.settle_bell:
             self._settle(bell_key(UID, REVISION))
         claimed, self.queued = self.queued[: request.want], self.queued[request.want :]
-        return wire.WorkReply(assignments=tuple(self._assigned(run) for run in claimed))
+        self.left = self.left or (request.leaves and request.holds == 0)
+        given = tuple(self._assigned(run) for run in claimed)
+        if not (self.too_many or request.leaves):
+            return wire.WorkReply(assignments=given)
+        return wire.WorkReply(assignments=given, leave="offer" if request.holds is None else "yes")
 
     def _assigned(self, run: str) -> wire.Assignment:
         self.held[run] = 1

@@ -237,6 +237,9 @@ async def postgres_harness(url: str, *, size: int = 10) -> AsyncIterator[Harness
                     "update run set fire_at = fire_at - $1::interval where fire_at is not null", step
                 )
             await connection.execute(
+                "update scale_in set asked_at = asked_at - $1::interval", timedelta(seconds=seconds)
+            )
+            await connection.execute(
                 "update schedule set next_fire_at = next_fire_at - $1::interval,"
                 " next_due_at = next_due_at - $1, last_fire_at = last_fire_at - $1, at = at - $1",
                 timedelta(seconds=seconds),

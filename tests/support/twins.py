@@ -1,7 +1,7 @@
 """Twins of the cluster for tests without one: a view that is a dictionary, a client that takes notes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -39,6 +39,8 @@ class TwinCluster:
     foreign: dict[Key, Live] = field(default_factory=dict)
     refuse: dict[Kind, Exception] = field(default_factory=dict)
     version: int = 0
+    pods: set[str] = field(default_factory=set)
+    removed: list[str] = field(default_factory=list)
 
     def next_version(self) -> int:
         self.version += 1
@@ -111,6 +113,19 @@ class TwinCluster:
     async def delete(self, live: Live) -> None:
         self.calls.append(("delete", live.key))
         self.cache.drop(live)
+
+    async def resize(self, live: Live, replicas: int) -> None:
+        self.calls.append(("resize", live.key))
+        content = json.loads(live.content)
+        content["spec"]["replicas"] = replicas
+        self.keep(replace(live, generation=live.generation + 1, content=json.dumps(content).encode()))
+
+    async def standing_pods(self, _namespace: str, pods: Collection[str]) -> frozenset[str]:
+        return frozenset(pods) & self.pods
+
+    async def remove_pod(self, namespace: str, pod: str) -> None:
+        self.removed.append(pod)
+        self.pods.discard(pod)
 
     async def hold(self, live: Live) -> None:
         self.calls.append(("hold", live.key))

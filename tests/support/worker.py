@@ -8,7 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -241,6 +241,7 @@ class FakeGateway:
         self.refuse: Callable[[wire.WorkRequest], str | None] = lambda _: None
         self.after_call: Callable[[wire.WorkRequest], None] = lambda _: None
         self.outlook: Callable[[wire.WorkReply, wire.WorkRequest], wire.WorkReply] = lambda reply, _: reply
+        self.leave: Callable[[wire.WorkRequest], Literal["no", "offer", "yes"]] = lambda _: "no"
         self.lease_seconds = lease_seconds
         self.keep_requests = True
         self.watches = 0
@@ -297,7 +298,8 @@ class FakeGateway:
         assignments = tuple(self._claim(request.want))
         self.after_call(request)
         self._changed.set()
-        return self.outlook(wire.WorkReply(assignments=assignments, lost=tuple(lost)), request)
+        reply = wire.WorkReply(assignments=assignments, lost=tuple(lost), leave=self.leave(request))
+        return self.outlook(reply, request)
 
     def _write(self, request: wire.WorkRequest) -> list[str]:
         lost = []

@@ -43,8 +43,14 @@ def as_stored(child, **meta):
 
 
 def deployment(template=None, site=SITE, **changes):
+    wanted = spec(**changes)
     return workers.deployment(
-        OWNER, spec(**changes), revision="0123456789abcdef", template=template or content(), site=site
+        OWNER,
+        wanted,
+        revision="0123456789abcdef",
+        template=template or content(),
+        site=site,
+        replicas=wanted.workers.replicas,
     )
 
 

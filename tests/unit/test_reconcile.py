@@ -4,11 +4,13 @@ import json
 from dataclasses import replace
 
 import pytest
+from tests.support.record import wish
 from tests.support.twins import TickingClock, TwinCluster
 
 from everesthood.adapters.languages import Languages
 from everesthood.adapters.memory.control import MemoryControl
-from everesthood.adapters.memory.record import Record
+from everesthood.adapters.memory.gateway import MemoryGateway
+from everesthood.adapters.memory.record import Record, RunRow
 from everesthood.adapters.memory.registry import MemoryRegistry
 from everesthood.apis import names
 from everesthood.apis.reasons import ConditionType, Reason
@@ -16,16 +18,20 @@ from everesthood.domain import conditions
 from everesthood.domain.errors import Unavailable
 from everesthood.domain.limits import Limits, Rate
 from everesthood.domain.observed import Key, Kind, Live
+from everesthood.domain.runs import RunState
 from everesthood.domain.workers import Site
 from everesthood.usecases import parse
 from everesthood.usecases.ports.cluster import ApiError
 from everesthood.usecases.ports.control import Actor
+from everesthood.usecases.ports.record import WorkerSeat
 from everesthood.usecases.ports.registry import CredentialObservation, PublishedCredential, PublishedInstance
 from everesthood.usecases.publish import Publisher
 from everesthood.usecases.reconcile_credential import CredentialTools, reconcile_credential
 from everesthood.usecases.reconcile_instance import InstanceTools, reconcile_instance
 from everesthood.usecases.reconcile_template import TemplateTools, reconcile_template
 from everesthood.usecases.remove_ghosts import remove_ghosts
+from everesthood.usecases.scale_workers import ScaleWorkers
+from everesthood.usecases.watch_demand import DemandWatch
 
 SITE = Site(
     namespace="everesthood-system", gateway_url="http://g:8080", gateway_port=8080, redis_port=6379,
@@ -50,7 +56,12 @@ class World:
         self.publisher = Publisher(MemoryRegistry(self.record))
         view, languages, hosts = self.cluster.cache, Languages(), frozenset()
         shared = {"view": view, "cluster": self.cluster, "publisher": self.publisher, "now": self.clock}
-        self.instances = InstanceTools(**shared, languages=languages, internal_hosts=hosts, site=SITE)
+        self.seconds = 0.0
+        watch = DemandWatch(MemoryRegistry(self.record), lambda: self.seconds)
+        scale = ScaleWorkers(cluster=self.cluster, watch=watch, grace_seconds=SITE.grace_seconds)
+        self.instances = InstanceTools(
+            **shared, languages=languages, internal_hosts=hosts, site=SITE, scale=scale
+        )
         self.templates = TemplateTools(**shared, languages=languages, internal_hosts=hosts)
         self.credentials = CredentialTools(**shared, internal_hosts=hosts)
 
@@ -837,3 +848,302 @@ async def test_a_doubted_queue_is_asked_for_again(world: World):
     world.cluster.keep(replace(world.cluster.cache.get(INSTANCE), status=b'{"conditions": 3}'))
     await world.pass_over()
     assert world.says(ConditionType.QUEUE_READY)[0] == "False"
+
+
+def of_work(count: int, world: World, *, revision: str | None = None, state: RunState = RunState.QUEUED):
+    """Put runs of the instance into the record."""
+    for _ in range(count):
+        request = wish(instance_uid="uid-hello", instance="hello")
+        row = RunRow(request=request, created_at=world.record.now(), due_at=world.record.now())
+        row.revision, row.state = revision, state
+        world.record.rows[request.id] = row
+
+
+class Scaled(World):
+    """A world whose instance follows its work, as the loop of the controller lets it."""
+
+    @property
+    def watch(self) -> DemandWatch:
+        return self.instances.scale.watch
+
+    async def live(self, seconds: float) -> None:
+        """Let time pass, second by second, with a pass whenever the watch asks for one."""
+        for _ in range(int(seconds)):
+            self.seconds += 1
+            self.clock.forward(1)
+            if await self.watch.look():
+                await self.pass_over()
+                self.workers_are_up()
+                await self.pass_over()
+
+    def replicas(self) -> dict[str, int]:
+        return {d.revision: json.loads(d.content)["spec"]["replicas"] for d in self.children(Kind.DEPLOYMENT)}
+
+    @property
+    def number(self) -> int:
+        (number,) = self.replicas().values()
+        return number
+
+    async def leaves(self, pod: str, revision: str = "") -> bool:
+        """Play a worker that holds nothing."""
+        seat = WorkerSeat(
+            instance_uid="uid-hello",
+            namespace="acme",
+            instance="hello",
+            revision=revision or self.status().revision.current,
+            pod=pod,
+        )
+        gateway = MemoryGateway(self.record)
+        if not await gateway.offer_to_leave(seat, holds=0, claims=True):
+            return False
+        return await gateway.offer_to_leave(seat, holds=0, claims=False)
+
+
+@pytest.fixture
+async def scaled() -> Scaled:
+    world = Scaled()
+    world.template(worker={"slots": 2})
+    world.instance(workers={"autoscaling": {"maxReplicas": 3, "idleSeconds": 10}})
+    await world.settle()
+    return world
+
+
+async def at_zero(world: Scaled) -> None:
+    world.cluster.pods = {"first"}
+    await world.live(12)
+    assert await world.leaves("first")
+    await world.live(3)
+    assert world.number == 0
+    world.cluster.took()
+    world.cluster.told.clear()
+
+
+async def test_a_revision_proves_itself_then_the_last_worker_goes(scaled: Scaled):
+    """One worker shows that the revision works; idle, it is asked, leaves, and nothing is looked at any more."""
+    assert (scaled.number, scaled.status().revision.current is not None) == (1, True)
+    await at_zero(scaled)
+
+    assert scaled.says(ConditionType.READY)[0] == "True"
+    workers = scaled.status().workers
+    assert (workers.desired, workers.reason, workers.available) == (0, "ScaledToZero", 0)
+    assert scaled.record.instances["uid-hello"].published.quiet == (scaled.status().revision.current,)
+    scaled.record.down = True
+    assert await scaled.watch.look() == []
+
+
+async def test_at_rest_a_pass_at_zero_calls_nothing(scaled: Scaled):
+    """Looking again at an instance without workers writes nothing, and asks the record nothing."""
+    await at_zero(scaled)
+    scaled.record.down = True
+
+    assert await scaled.pass_over() is None
+    assert (scaled.cluster.took(), scaled.cluster.told) == ([], [])
+
+
+async def test_told_work_starts_as_many_workers_as_it_needs(scaled: Scaled):
+    """From zero at a word; one write of the Deployment, one Event, and the instance stays Ready."""
+    await at_zero(scaled)
+    of_work(3, scaled)
+    scaled.watch.wake("uid-hello")
+
+    assert await scaled.watch.look() == ["uid-hello"]
+    await scaled.pass_over()
+    assert scaled.number == 2
+    assert [verb for verb, _ in scaled.cluster.took()] == ["apply", "status"]
+    assert [(n.reason, n.message.split(" of ")[0]) for n in scaled.cluster.told] == [
+        (Reason.SCALED_OUT, "From 0 to 2 workers")
+    ]
+    assert scaled.says(ConditionType.READY)[0] == "True"
+    assert scaled.record.instances["uid-hello"].published.quiet == ()
+    assert scaled.children(Kind.DISRUPTION_BUDGET) != []
+
+
+async def test_a_flood_of_words_is_one_look(scaled: Scaled):
+    """Being told of work again and again, while it is watched, leads to nothing more."""
+    await at_zero(scaled)
+    of_work(100, scaled)
+    for _ in range(1000):
+        scaled.watch.wake("uid-hello")
+
+    assert await scaled.watch.look() == ["uid-hello"]
+    await scaled.pass_over()
+    for _ in range(1000):
+        scaled.watch.wake("uid-hello")
+    assert (await scaled.watch.look(), scaled.number) == ([], 3)
+
+
+async def test_work_that_comes_as_the_controller_looks_away_is_found(scaled: Scaled, monkeypatch):
+    """Between the last look and the word that it looks no more, somebody accepts a run and tells nobody."""
+    publish = scaled.publisher.instance
+
+    async def late(key, wanted):
+        if wanted.quiet and not scaled.record.rows:
+            of_work(1, scaled)
+        return await publish(key, wanted)
+
+    monkeypatch.setattr(scaled.publisher, "instance", late)
+    scaled.cluster.pods = {"first"}
+    await scaled.live(12)
+    await scaled.leaves("first")
+    await scaled.live(4)
+
+    assert scaled.number == 1
+
+
+async def test_pods_of_busy_workers_stay(scaled: Scaled):
+    """Three workers, work for one: the two that hold nothing go, each by name, the busy one stays."""
+    of_work(6, scaled, revision=scaled.status().revision.current, state=RunState.RUNNING)
+    await scaled.live(2)
+    assert scaled.number == 3
+    for row in list(scaled.record.rows.values())[2:]:
+        row.state = RunState.SUCCEEDED
+    scaled.cluster.pods = {"busy", "idle-1", "idle-2"}
+
+    await scaled.live(30)
+    assert (scaled.number, scaled.cluster.removed) == (3, [])
+    assert await scaled.leaves("idle-1")
+    await scaled.live(2)
+    assert (scaled.number, scaled.cluster.removed) == (2, ["idle-1"])
+    assert await scaled.leaves("idle-2")
+    await scaled.live(2)
+    assert (scaled.number, scaled.cluster.removed) == (1, ["idle-1", "idle-2"])
+    await scaled.live(60)
+    assert (scaled.number, scaled.cluster.pods) == (1, {"busy"})
+    assert [n.reason for n in scaled.cluster.told].count(Reason.SCALED_IN) == 2
+
+
+async def test_a_worker_that_left_and_died_takes_nobody_along(scaled: Scaled):
+    """Its pod is gone and replaced by Kubernetes already: the number stays, and nothing is deleted."""
+    of_work(4, scaled, revision=scaled.status().revision.current, state=RunState.RUNNING)
+    await scaled.live(2)
+    for row in list(scaled.record.rows.values())[2:]:
+        row.state = RunState.SUCCEEDED
+    await scaled.live(12)
+    assert await scaled.leaves("gone")
+    await scaled.live(2)
+
+    assert (scaled.number, scaled.cluster.removed) == (2, [])
+    (row,) = scaled.record.scale_ins.values()
+    assert row.leavers == {}
+
+
+async def test_a_record_that_is_away_changes_no_number(scaled: Scaled):
+    """Without the record nobody knows who holds what: workers stay, children are cared for."""
+    scaled.cluster.pods = {"first"}
+    await scaled.live(8)
+    scaled.record.down = True
+    scaled.seconds += 100
+    await scaled.pass_over()
+
+    assert scaled.number == 1
+
+
+async def test_a_restarted_controller_takes_nothing_away_at_once(scaled: Scaled):
+    """It begins with what is there, and watches for a while before workers are asked to leave."""
+    of_work(6, scaled)
+    await scaled.live(2)
+    scaled.record.rows.clear()
+    watch = DemandWatch(MemoryRegistry(scaled.record), lambda: scaled.seconds)
+    heir = replace(scaled.instances.scale, watch=watch)
+    scaled.instances = replace(scaled.instances, scale=heir, publisher=Publisher(watch.registry))
+    scaled.cluster.took()
+    await scaled.pass_over()
+    await scaled.live(5)
+
+    assert (scaled.number, scaled.cluster.took()) == (3, [])
+    assert scaled.record.scale_ins.get(("uid-hello", scaled.status().revision.current)) is None
+
+
+@pytest.fixture
+async def waiting() -> tuple[Scaled, str, str]:
+    """Yield a world in which a run of the old revision waits for a person, and both revisions."""
+    world = Scaled()
+    world.template()
+    world.instance(workers={"replicas": 2})
+    await world.settle()
+    old = world.status().revision.current
+    of_work(1, world, revision=old, state=RunState.WAITING)
+    world.template(description="New.")
+    await world.pass_over(TEMPLATE)
+    await world.pass_over()
+    world.workers_are_up()
+    await world.pass_over()
+    new = world.status().revision.current
+    assert world.replicas() == {old: 2, new: 2}
+    world.cluster.pods = {"a", "b"}
+    await world.live(SITE.grace_seconds + 2)
+    return world, old, new
+
+
+async def test_an_old_revision_waits_without_workers(waiting: tuple[Scaled, str, str]):
+    """A run of it that waits for a person keeps the Deployment, as it was, but none of its pods."""
+    world, old, new = waiting
+    before = old_pods(world, old)
+    assert [await world.leaves(pod, old) for pod in ("a", "b", "c")] == [True, True, False]
+    await world.live(3)
+
+    assert world.replicas() == {old: 0, new: 2}
+    assert old_pods(world, old) == before
+    assert world.record.instances["uid-hello"].published.quiet == (old,)
+    assert await world.pass_over() == 60.0
+
+
+async def test_an_old_revision_comes_back_for_its_run(waiting: tuple[Scaled, str, str]):
+    """Approved, the run gets a worker of the revision that it started on; then the revision goes for good."""
+    world, old, new = waiting
+    for pod in ("a", "b"):
+        await world.leaves(pod, old)
+    await world.live(3)
+    (row,) = world.record.rows.values()
+    row.state = RunState.QUEUED
+    world.watch.wake("uid-hello")
+    await world.live(1)
+    assert world.replicas() == {old: 1, new: 2}
+
+    row.state = RunState.SUCCEEDED
+    world.publisher.hint("uid-hello")
+    await world.pass_over()
+    world.clock.forward(SITE.grace_seconds + 1)
+    await world.pass_over()
+    assert world.replicas() == {new: 2}
+
+
+def old_pods(world: World, revision: str) -> object:
+    live = next(d for d in world.children(Kind.DEPLOYMENT) if d.revision == revision)
+    return json.loads(live.content)["spec"]["template"]
+
+
+async def test_a_new_revision_comes_up_as_large_as_the_old_one_is(scaled: Scaled):
+    """Taking over does not begin with too few workers; the old one then goes as its work does."""
+    old = scaled.status().revision.current
+    of_work(6, scaled)
+    await scaled.live(2)
+    assert scaled.number == 3
+    scaled.template(worker={"slots": 2}, description="New.")
+    await scaled.pass_over(TEMPLATE)
+    await scaled.pass_over()
+
+    assert scaled.replicas() == {old: 3, scaled.status().revision.desired: 3}
+
+
+async def test_workers_that_never_come_up_are_said(scaled: Scaled):
+    """An instance that should have a worker, and gets none for a minute, is not Ready."""
+    await at_zero(scaled)
+    of_work(1, scaled)
+    scaled.watch.wake("uid-hello")
+    for _ in range(62):
+        scaled.seconds += 1
+        if await scaled.watch.look():
+            await scaled.pass_over()
+
+    assert scaled.says(ConditionType.WORKERS_AVAILABLE)[:2] == ("False", "WorkersUnavailable")
+    assert scaled.says(ConditionType.READY)[0] == "False"
+
+
+async def test_the_controller_looks_on_until_the_last_worker_is_gone(scaled: Scaled):
+    """That nothing is to be done is not all: a worker that is to leave is still waited for."""
+    await scaled.live(15)
+    (row,) = scaled.record.scale_ins.values()
+
+    assert (scaled.number, row.wanted) == (1, 1)
+    assert scaled.record.instances["uid-hello"].published.quiet == ()

@@ -19,6 +19,7 @@ from tests.support.worker import (
 
 from everesthood.apis.wire import Assignment, Finish, StepRecord
 from everesthood.domain.errors import Forbidden, StepFailed, Unavailable
+from everesthood.usecases.outbox import MAX_FINISHES
 from everesthood.usecases.work_loop import Worker
 
 ACT = executing(agent(step("a", value="input")))
@@ -284,6 +285,72 @@ async def test_stopping_claims_nothing_more_and_waits_for_what_runs() -> None:
     assert gateway.rows["run-3"].attempt == 0
 
 
+async def test_a_worker_that_is_asked_to_leave_says_what_it_holds_and_works_on() -> None:
+    """An offer binds to nothing: until it is taken, the worker claims as ever."""
+    gateway = FakeGateway()
+
+    def said() -> int | None:
+        return gateway.requests[-1].holds if gateway.requests else None
+
+    gateway.leave = lambda _: "offer"
+    gateway.add(3)
+    act, opened, _ = gate()
+    async with Serving(gateway, act, slots=2) as worker:
+        await gateway.until(lambda: said() == 2)
+        opened.set()
+        await gateway.until_over()
+        await gateway.until(lambda: said() == 0)
+
+        assert gateway.requests[0].holds is None
+        assert not any(request.leaves for request in gateway.requests)
+        assert not worker.leaving.is_set()
+        gateway.leave = lambda _: "no"
+        worker.wake()
+        await gateway.until(lambda: said() is None)
+
+
+async def test_a_worker_that_is_to_leave_claims_nothing_more_and_finishes_what_it_holds() -> None:
+    """It says at each step what it holds; once that is nothing, its pod may go. It never comes back."""
+    gateway = FakeGateway()
+    gateway.leave = lambda request: "offer" if request.holds is None else "yes"
+    gateway.add(3)
+    act, opened, begun = gate()
+    async with Serving(gateway, act, slots=2) as worker:
+        await gateway.until(lambda: bool(gateway.requests) and gateway.requests[-1].leaves)
+        first = len(gateway.requests) - 1
+        assert worker.leaving.is_set()
+        assert gateway.requests[-1].holds == 2
+        gateway.leave = lambda _: "no"
+        worker.wake()
+        opened.set()
+        await gateway.until(lambda: gateway.requests[-1].holds == 0)
+
+        assert {request.want for request in gateway.requests[first:]} == {0}
+        assert all(request.leaves for request in gateway.requests[first:])
+        finished = [f.run for request in gateway.requests for f in request.finished]
+        assert sorted(finished) == sorted(begun) == ["run-1", "run-2"]
+        holding_nothing = [r for r in gateway.requests[first:] if r.holds == 0]
+        assert gateway.requests.index(holding_nothing[0]) >= max(
+            n for n, request in enumerate(gateway.requests) if request.finished
+        )
+    assert gateway.rows["run-3"].attempt == 0
+
+
+async def test_what_is_not_handed_in_yet_is_still_held() -> None:
+    """A worker with more results than one call carries does not say in the first that it holds nothing."""
+    gateway = FakeGateway()
+    gateway.leave = lambda request: "offer" if request.holds is None else "yes"
+    gateway.add(MAX_FINISHES + 50)
+    act, opened, _ = gate()
+    async with Serving(gateway, act, slots=MAX_FINISHES + 50):
+        await gateway.until(lambda: bool(gateway.requests) and gateway.requests[-1].leaves)
+        opened.set()
+        await gateway.until_over()
+
+    said = [(len(r.finished), r.holds) for r in gateway.requests if r.finished]
+    assert said == [(MAX_FINISHES, 50), (50, 0)]
+
+
 async def test_what_does_not_end_within_the_grace_is_handed_back_with_its_checkpoints() -> None:
     """A stopped worker's run is due again, goes on after its last checkpoint, and burns no attempt."""
     gateway = FakeGateway()
@@ -324,6 +391,32 @@ async def test_what_was_claimed_ahead_is_handed_back_at_once() -> None:
 
     assert len(begun) == 10
     assert sum(row.finish is not None for row in gateway.rows.values()) == 11
+
+
+async def test_what_a_call_under_way_brings_to_a_stopping_worker_is_handed_back() -> None:
+    """Told to stop between the claim and its answer, a worker does not keep the runs until their lease ends."""
+    gateway = FakeGateway()
+    claimed, answered = asyncio.Event(), asyncio.Event()
+    work = gateway.work
+
+    async def slow(request: Any) -> Any:
+        reply = await work(request)
+        if reply.assignments:
+            claimed.set()
+            await answered.wait()
+        return reply
+
+    gateway.work = slow  # type: ignore[method-assign]
+    gateway.add(3)
+    async with Serving(gateway, ACT) as worker:
+        await claimed.wait()
+        stopping = asyncio.create_task(worker.stop(10))
+        await asyncio.sleep(0)
+        answered.set()
+        await stopping
+
+    assert sorted(gateway.due) == ["run-1", "run-2", "run-3"]
+    assert {row.attempt for row in gateway.rows.values()} == {0}
 
 
 async def test_a_cancelled_run_is_stopped_and_handed_in_as_cancelled() -> None:

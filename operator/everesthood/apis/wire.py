@@ -98,6 +98,10 @@ class WorkRequest(Message, frozen=True):
     logs: tuple[LogLine, ...] = ()
     settle_bell: bool = False
     """The worker found nothing: forget the bell first, then claim, so that no bell falls between."""
+    holds: int | None = None
+    """How many runs the worker holds, beside those of `finished`: said by one that was asked to leave."""
+    leaves: bool = False
+    """The worker knows that it is to leave, and will never claim again."""
 
 
 class Assignment(Message, frozen=True):
@@ -175,6 +179,8 @@ class WorkReply(Message, frozen=True):
     """Seconds until the queue has a due run again, as far as that is known and worth an alarm."""
     denied: str = ""
     """Level whose limit kept due runs back: platform, organization, template, instance or credential."""
+    leave: Literal["no", "offer", "yes"] = "no"
+    """More workers than needed: offer by saying how many runs you hold; or claim no more and finish those."""
 
 
 class HeartbeatRequest(Message, frozen=True):

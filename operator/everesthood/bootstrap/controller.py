@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ from everesthood.usecases.reconcile_credential import CredentialTools, reconcile
 from everesthood.usecases.reconcile_instance import InstanceTools, reconcile_instance
 from everesthood.usecases.reconcile_template import TemplateTools, reconcile_template
 from everesthood.usecases.remove_ghosts import remove_ghosts
+from everesthood.usecases.scale_workers import ScaleWorkers
+from everesthood.usecases.watch_demand import DemandWatch
 
 LEASE_NAME: Final = "everesthood-controller"
 _LOG: Final = logging.getLogger(__name__)
@@ -53,6 +56,7 @@ class Controller:
     lease: Lease
     registry: Registry
     publisher: Publisher
+    watch: DemandWatch
     reconcile: Callable[[Key], Awaitable[float | None]]
     workers: int
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -111,6 +115,7 @@ def build(settings: Settings, client: Client, registry: Registry) -> Controller:
     watching = Watching(cache, queue)
     cluster = KubernetesCluster(client, watching, Events(client, _now, identity))
     publisher = Publisher(registry)
+    watch = DemandWatch(registry, time.monotonic)
     lease = Lease(client, namespace=settings.namespace, name=LEASE_NAME, identity=identity)
 
     async def after_sweep() -> None:
@@ -127,13 +132,14 @@ def build(settings: Settings, client: Client, registry: Registry) -> Controller:
         lease=lease,
         registry=registry,
         publisher=publisher,
-        reconcile=_reconcile(settings, cache, cluster, publisher),
+        watch=watch,
+        reconcile=_reconcile(settings, cache, cluster, publisher, watch),
         workers=settings.reconcile_workers,
     )
 
 
 def _reconcile(
-    settings: Settings, cache: Cache, cluster: KubernetesCluster, publisher: Publisher
+    settings: Settings, cache: Cache, cluster: KubernetesCluster, publisher: Publisher, watch: DemandWatch
 ) -> Callable[[Key], Awaitable[float | None]]:
     languages, hosts = Languages(), settings.internal_host_set
     instances = InstanceTools(
@@ -143,6 +149,7 @@ def _reconcile(
         languages=languages,
         internal_hosts=hosts,
         site=site_of(settings),
+        scale=ScaleWorkers(cluster=cluster, watch=watch, grace_seconds=settings.worker_grace_seconds),
         now=_now,
     )
     templates = TemplateTools(

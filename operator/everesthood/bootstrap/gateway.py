@@ -27,6 +27,7 @@ from everesthood.domain.errors import Invalid
 from everesthood.settings import Settings
 from everesthood.usecases.call_instance import CallInstance
 from everesthood.usecases.lease_queue import Broker
+from everesthood.usecases.leave import Leaving
 from everesthood.usecases.observe_credentials import observe_credentials
 from everesthood.usecases.ports.bell import Bell
 from everesthood.usecases.ports.identity import Secrets
@@ -49,6 +50,7 @@ class GatewayParts:
     cancellations: PostgresCancellations
     call_instance: CallInstance
     seat: SeatWorker
+    leaving: Leaving
     observe: Callable[[float], Awaitable[Mapping[str, int]]]
     publish_limits: Callable[[], Awaitable[Sequence[str]]]
     """Writes what the installation allows to the record; returns what changed."""
@@ -100,6 +102,7 @@ async def gateway_parts(settings: Settings) -> AsyncIterator[GatewayParts]:
                 owners=around.owners,
                 store=store,
             ),
+            leaving=Leaving(store),
             observe=_observer(store, around.secrets, fingerprint_key),
             publish_limits=partial(store.publish_limits, shared),
         )

@@ -25,7 +25,8 @@ from everesthood.domain.conditions import Verdict
 from everesthood.domain.errors import Problem
 from everesthood.domain.observed import Key, Kind, Live
 from everesthood.domain.queues import Pause, Stop
-from everesthood.domain.rollouts import Rollout, rollout_of
+from everesthood.domain.rollouts import Rollout, rollout_of, standing_of
+from everesthood.domain.scaling import Chosen, Policy
 from everesthood.domain.workers import Site
 
 
@@ -72,6 +73,19 @@ class Observed:
     """Revision → where the instance contradicts it; under "" what is wrong with it by itself."""
     credentials: Mapping[str, Credential]
     children: tuple[Live, ...]
+    chosen: Mapping[str, Chosen] = field(default_factory=dict)
+    """Revision → how many workers it has by the work; the others have a fixed number."""
+
+    def replicas(self, revision: str | None) -> int:
+        """Return how many workers the Deployment of a revision is to have now."""
+        chosen = self.chosen.get(revision or "")
+        if chosen is not None:
+            return chosen.replicas
+        bounds = self.spec.workers.autoscaling
+        if bounds is None:
+            return self.spec.workers.replicas
+        live = self.deployment(revision or "")
+        return standing_of(live).replicas if live else max(1, bounds.min_replicas)
 
     def deployment(self, revision: str) -> Live | None:
         """Return the workers of a revision."""
@@ -129,7 +143,7 @@ def plan(seen: Observed, site: Site) -> Plan:
         target=target,
         serving=serving,
         deployments={d.revision: d for d in seen.deployments()},
-        replicas=seen.spec.workers.replicas,
+        replicas=seen.replicas(target),
     )
     frozen = accepted.status != "True" and bool(seen.problems.get(serving or ""))
     if frozen or not (target or rollout.serving):
@@ -215,9 +229,55 @@ def _children(seen: Observed, site: Site, target: str | None, serving: str | Non
     for revision in dict.fromkeys(filter(None, (target, serving))):
         content = seen.contents.get(revision)
         if content is not None:  # a deleted template takes its revisions along; its workers stay
-            yield workers.deployment(seen.live, seen.spec, revision=revision, template=content, site=site)
-    if seen.spec.workers.replicas > 1:
+            yield _deployment(seen, site, revision, content)
+    if seen.spec.workers.most > 1:
         yield workers.disruption_budget(seen.live, template)
+
+
+def _deployment(seen: Observed, site: Site, revision: str, content: AgentTemplateSpec) -> Child:
+    return workers.deployment(
+        seen.live,
+        seen.spec,
+        revision=revision,
+        template=content,
+        site=site,
+        replicas=seen.replicas(revision),
+    )
+
+
+def policies(seen: Observed, plan: Plan, grace_seconds: float) -> dict[str, Policy]:
+    """Return the bounds of each revision whose workers follow the work.
+
+    A new revision proves itself with as many workers as the present one has, with one at least. An old one
+    has as many as its runs need: none while they wait for a person.
+    """
+    bounds = seen.spec.workers.autoscaling
+    serving, coming = plan.serving, plan.target
+    live = seen.deployment(serving or "")
+    found: dict[str, Policy] = {}
+    for revision in dict.fromkeys(filter(None, (serving, coming, *(d.revision for d in seen.deployments())))):
+        content = seen.contents.get(revision)
+        if content is None:
+            continue  # a deleted template takes its revisions along; its workers stay as they are
+        slots = content.worker.slots
+        if revision not in (serving, coming):
+            most = seen.spec.workers.most
+            found[revision] = Policy(minimum=0, maximum=most, slots=slots, idle_seconds=grace_seconds)
+        elif bounds is not None:
+            low, high = bounds.min_replicas, bounds.max_replicas
+            if revision != serving:
+                low = min(high, max(1, low, standing_of(live).replicas if live else 1))
+            found[revision] = Policy(minimum=low, maximum=high, slots=slots, idle_seconds=bounds.idle_seconds)
+    return found
+
+
+def resized(seen: Observed, plan: Plan) -> tuple[tuple[Live, int], ...]:
+    """Return workers of old revisions of which there are to be more or fewer, and how many."""
+    if not plan.publishes:
+        return ()
+    old = (d for d in seen.deployments() if d.revision not in (plan.target, plan.serving))
+    chosen = ((d, seen.chosen[d.revision].replicas) for d in old if d.revision in seen.chosen)
+    return tuple((d, replicas) for d, replicas in chosen if standing_of(d).replicas != replicas)
 
 
 def held(
@@ -227,10 +287,7 @@ def held(
     if not plan.publishes:
         return ()
     there = {c.key for c in seen.children} | {c.key for c in plan.children}
-    missing = (
-        workers.deployment(seen.live, seen.spec, revision=revision, template=content, site=site)
-        for revision, content in sorted(contents.items())
-    )
+    missing = (_deployment(seen, site, revision, content) for revision, content in sorted(contents.items()))
     return tuple(child for child in missing if child.key not in there)
 
 
@@ -276,8 +333,13 @@ def _workers(seen: Observed, plan: Plan) -> WorkersStatus:
     live = seen.deployment(shown) if shown else None
     status = json.loads(live.status) if live else {}
     wanted = ",".join(f"{k}={v}" for k, v in sorted(workers.selector(seen.live, shown or "").items()))
+    chosen = seen.chosen.get(shown or "")
     return WorkersStatus(
-        replicas=status.get("replicas", 0), available=status.get("availableReplicas", 0), selector=wanted
+        desired=chosen.desired if chosen else seen.replicas(shown),
+        reason=chosen.reason if chosen else Reason.FIXED_NUMBER,
+        replicas=status.get("replicas", 0),
+        available=status.get("availableReplicas", 0),
+        selector=wanted,
     )
 
 
@@ -342,14 +404,22 @@ def _workers_available(seen: Observed, plan: Plan, refused: tuple[Problem, ...])
     shown = plan.serving or plan.target
     if shown is None:
         return conditions.unknown(kind, Reason.RECONCILING, "It waits for the template.")
-    wanted = seen.spec.workers.replicas
     status = _workers(seen, plan)
+    wanted = _least(seen, plan, status)
     if status.available >= wanted and seen.deployment(shown) is not None:
         return conditions.true(kind, Reason.WORKERS_AVAILABLE)
     why = plan.rollout.why(shown)
     return conditions.false(
         kind, Reason.WORKERS_UNAVAILABLE, f"{status.available} of {wanted} workers are available.{why}"
     )
+
+
+def _least(seen: Observed, plan: Plan, status: WorkersStatus) -> int:
+    """Return how many workers must be up: those that are still starting for more work are no fault."""
+    bounds, chosen = seen.spec.workers.autoscaling, seen.chosen.get(plan.serving or "")
+    if bounds is None or chosen is None or chosen.late:
+        return status.desired
+    return min(bounds.min_replicas, status.desired)
 
 
 def _extras(seen: Observed, plan: Plan, chain: list[Verdict]) -> Iterable[Verdict]:

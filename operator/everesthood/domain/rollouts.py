@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from everesthood.domain.observed import Live
+from everesthood.domain.scaling import Standing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,3 +71,15 @@ def complaint(deployment: Live) -> str:
         if bad and condition.get("status") == bad and condition.get("message"):
             return str(condition["message"])
     return ""
+
+
+def standing_of(deployment: Live) -> Standing:
+    """Return what is there of a revision's workers."""
+    status = json.loads(deployment.status)
+    wanted = json.loads(deployment.content).get("spec", {}).get("replicas", 1)
+    counts = (status.get("replicas", 0), status.get("updatedReplicas", 0))
+    return Standing(
+        replicas=wanted,
+        available=status.get("availableReplicas", 0),
+        settled=status.get("observedGeneration", 0) >= deployment.generation and set(counts) == {wanted},
+    )

@@ -137,12 +137,18 @@ def disruption_budget(instance: Live, template: str) -> Child:
 
 
 def deployment(
-    instance: Live, spec: AgentInstanceSpec, *, revision: str, template: AgentTemplateSpec, site: Site
+    instance: Live,
+    spec: AgentInstanceSpec,
+    *,
+    revision: str,
+    template: AgentTemplateSpec,
+    site: Site,
+    replicas: int,
 ) -> Child:
     """Return the workers of one revision."""
     labels = {**labels_of(instance, spec.template_ref.name), names.LABEL_REVISION: revision}
     content: Json = {
-        "replicas": spec.workers.replicas,
+        "replicas": replicas,
         "revisionHistoryLimit": 1,
         "progressDeadlineSeconds": site.rollout_seconds,
         "selector": {"matchLabels": selector(instance, revision)},

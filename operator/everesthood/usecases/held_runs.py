@@ -80,6 +80,11 @@ class HeldRuns:
         return len(self._waiting)
 
     @property
+    def count(self) -> int:
+        """Return how many are held."""
+        return len(self._running) + len(self._waiting)
+
+    @property
     def want(self) -> int:
         """Return how many more to claim: for each free slot, and a fifth ahead while runs are short."""
         short = self._mean_seconds is not None and self._mean_seconds <= SHORT_RUN_SECONDS

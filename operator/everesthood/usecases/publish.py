@@ -27,15 +27,16 @@ class Publisher:
         self._revisions: set[tuple[str, str]] = set()
         self._queues: dict[str, Queue] = {}
 
-    async def instance(self, key: Key, wanted: PublishedInstance) -> None:
-        """Publish an instance if it is not published like that."""
+    async def instance(self, key: Key, wanted: PublishedInstance) -> bool:
+        """Publish an instance if it is not published like that; return whether that was so."""
         known = self._instances.get(key)
         if known == wanted:
-            return
+            return False
         if known is not None and known.uid != wanted.uid:
             await self._registry.remove_instance(known.uid)
         await self._registry.publish_instance(wanted)
         self._instances[key] = wanted
+        return True
 
     async def credential(self, key: Key, wanted: PublishedCredential) -> None:
         """Publish a credential if it is not published like that."""

@@ -1,6 +1,6 @@
 """Brings one AgentInstance to what it asks for: observe, plan, publish, apply, tell."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -9,7 +9,7 @@ from everesthood.apis import names
 from everesthood.apis.reasons import ConditionType, Reason
 from everesthood.apis.v1alpha1.instance import AgentInstanceSpec, AgentInstanceStatus
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec
-from everesthood.domain import bindings, conditions, instances, limits, schedules, workers
+from everesthood.domain import bindings, conditions, instances, limits, rollouts, schedules, workers
 from everesthood.domain.children import canonical
 from everesthood.domain.conditions import Notice
 from everesthood.domain.errors import Problem, Unavailable
@@ -21,8 +21,10 @@ from everesthood.usecases.bring_children import Leftover, Settled, bring
 from everesthood.usecases.ports.cluster import Cluster, View
 from everesthood.usecases.ports.registry import PublishedInstance
 from everesthood.usecases.publish import Publisher
+from everesthood.usecases.scale_workers import Scaled, ScaleWorkers
 
 _DRAIN_SECONDS = 5.0
+_WAITING_SECONDS = 60.0
 _LEFTOVER_SECONDS = 1.0
 _REFUSED_SECONDS = 60.0
 _POLL_SECONDS = (2.0, 30.0)
@@ -38,6 +40,7 @@ class InstanceTools:
     languages: Languages
     internal_hosts: frozenset[str]
     site: workers.Site
+    scale: ScaleWorkers
     now: Callable[[], datetime]
     settled: Settled = field(default_factory=Settled)
     idle_since: dict[str, datetime] = field(default_factory=dict)
@@ -62,6 +65,7 @@ async def reconcile_instance(key: Key, tools: InstanceTools) -> float | None:
 
 async def _finalize(live: Live, tools: InstanceTools) -> float | None:
     """Take the instance out of the record, then let it go."""
+    tools.scale.watch.forget(live.uid)
     for child in tools.view.owned_by(live.uid):
         tools.idle_since.pop(child.uid, None)
     if names.FINALIZER not in live.finalizers:
@@ -165,14 +169,20 @@ async def _pursue(seen: Observed, tools: InstanceTools) -> float | None:
     plan = instances.plan(seen, tools.site)
     if plan.publishes and not seen.children and await _begin(seen, plan, tools):
         return 0.0
+    scaled = await tools.scale(seen, plan) if plan.publishes else Scaled()
+    if scaled.chosen:
+        seen = replace(seen, chosen=scaled.chosen)
+        plan = instances.plan(seen, tools.site)
     queue = await _publish(seen, plan, tools)
     try:
         refused, gone = await _commit(seen, plan, queue, tools)
     except Leftover:
         return _LEFTOVER_SECONDS
+    await tools.scale.forget(seen, scaled)
+    news = (*_changes(seen), *_news(plan, gone))
     seen = replace(seen, children=tuple(tools.view.owned_by(seen.live.uid)))
     status = instances.rollup(seen, plan, queue, refused=refused, now=tools.now())
-    await _tell(seen.live, seen.status, status, _news(plan, gone), tools)
+    await _tell(seen.live, seen.status, status, news, tools)
     return _next_look(seen, plan, queue, refused=refused, status=status, now=tools.now())
 
 
@@ -194,14 +204,17 @@ async def _publish(seen: Observed, plan: Plan, tools: InstanceTools) -> Queue:
     if names.FINALIZER not in seen.live.finalizers:
         await tools.cluster.hold(seen.live)
     try:
-        await tools.publisher.instance(seen.live.key, _published(seen, plan))
+        wanted = _published(seen, plan, tools.scale.watch.quiet(seen.live.uid))
+        if await tools.publisher.instance(seen.live.key, wanted) and wanted.quiet:
+            # Work that was accepted before nobody told of; what comes from now on is told.
+            await tools.scale.watch.look({seen.live.uid})
     except Unavailable:
         return Queue(reached=False)
     busy = len(seen.deployments()) > 1 or plan.rollout.switched
     return await tools.publisher.queue(seen.live.uid, fresh=busy)
 
 
-def _published(seen: Observed, plan: Plan) -> PublishedInstance:
+def _published(seen: Observed, plan: Plan, quiet: tuple[str, ...]) -> PublishedInstance:
     content = seen.contents.get(plan.serving or "")
     return PublishedInstance(
         uid=seen.live.uid,
@@ -217,6 +230,7 @@ def _published(seen: Observed, plan: Plan) -> PublishedInstance:
         schedules=schedules.read(seen.spec.schedules),
         limits=limits.read(seen.spec.limits),
         template_limits=limits.read(content.limits if content else None),
+        quiet=quiet,
     )
 
 
@@ -229,6 +243,8 @@ async def _commit(
     found = [
         await bring(child, view=tools.view, cluster=tools.cluster, settled=tools.settled) for child in wanted
     ]
+    for live, replicas in instances.resized(seen, plan):
+        await tools.cluster.resize(live, replicas)
     refused = tuple(problem for problem in found if problem is not None)
     gone = _rested(instances.drained(seen, plan, queue), seen, tools)
     for live in (*plan.surplus, *gone):
@@ -251,6 +267,19 @@ def _rested(idle: Sequence[Live], seen: Observed, tools: InstanceTools) -> tuple
     for deployment in rested:
         tools.idle_since.pop(deployment.uid, None)
     return tuple(rested)
+
+
+def _changes(seen: Observed) -> Iterator[Notice]:
+    """Yield how many workers there are now of revisions whose workers follow the work."""
+    for revision, chosen in seen.chosen.items():
+        live = seen.deployment(revision)
+        before = rollouts.standing_of(live).replicas if live else chosen.replicas
+        if chosen.replicas != before:
+            grows = chosen.replicas > before
+            message = f"From {before} to {chosen.replicas} workers of revision {revision}: {chosen.reason}."
+            yield Notice(
+                type="Normal", reason=Reason.SCALED_OUT if grows else Reason.SCALED_IN, message=message
+            )
 
 
 def _news(plan: Plan, gone: Sequence[Live]) -> tuple[Notice, ...]:
@@ -299,6 +328,9 @@ def _next_look(
         shortest, longest = _POLL_SECONDS
         age = conditions.age_seconds(conditions.find(status.conditions, ConditionType.QUEUE_READY), now)
         looks.append(min(longest, max(shortest, age / 5)))
-    elif plan.publishes and any(d.revision not in (plan.target, plan.serving) for d in seen.deployments()):
-        looks.append(_DRAIN_SECONDS)
+    elif plan.publishes:
+        old = [d for d in seen.deployments() if d.revision not in (plan.target, plan.serving)]
+        if old:
+            at_work = any(rollouts.standing_of(d).replicas for d in old)
+            looks.append(_DRAIN_SECONDS if at_work else _WAITING_SECONDS)
     return min(looks, default=None)

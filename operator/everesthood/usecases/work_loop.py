@@ -10,7 +10,7 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Literal
 
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import Assignment, Finish, HeartbeatRequest, WorkReply, WorkRequest
@@ -57,6 +57,10 @@ class Worker:
         self._failures = 0
         self._again_at = 0.0
         self._lines_due = 0.0
+        self._leave: Literal["no", "offer", "yes"] = "no"
+        self._told_at = float("-inf")
+        self.leaving = asyncio.Event()
+        """Set once it is to leave: bells are then for others."""
 
     async def serve(self) -> None:
         """Work until `stop` has handed everything in."""
@@ -84,9 +88,7 @@ class Worker:
     async def stop(self, grace_seconds: float) -> None:
         """Claim nothing more, let runs finish within the grace, hand back the rest, and end `serve`."""
         self._stopping = True
-        for held in list(self._held):
-            if self._held.forget_waiting(held):
-                self._hand_back(held, Stop.RELEASE)
+        self._hand_back_waiting()
         self._stir.set()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=grace_seconds)
@@ -121,13 +123,15 @@ class Worker:
             return self._again_at - now
         if self._outbox.is_urgent or (self._outbox.has_lines and self._lines_due <= now):
             return 0.0
+        if self._leave != "no" and self._told_at + TICK_SECONDS <= now:
+            return 0.0
         lines = self._lines_due - now if self._outbox.has_lines else TICK_SECONDS
         if self._want() == 0:
             return min(lines, TICK_SECONDS)
         return min(lines, TICK_SECONDS, self._claiming.pause(now))
 
     def _want(self) -> int:
-        return 0 if self._stopping else self._held.want
+        return 0 if self._stopping or self._leave == "yes" else self._held.want
 
     async def _call(self) -> None:
         batch = self._outbox.take_one() if self._single_file else self._outbox.take()
@@ -138,7 +142,10 @@ class Worker:
             checkpoints=batch.checkpoints,
             logs=tuple(batch.lines),
             settle_bell=want > 0 and self._claiming.settles(asked_at),
+            holds=None if self._leave == "no" else self._held.count + len(self._outbox.finishing),
+            leaves=self._leave == "yes",
         )
+        self._told_at = asked_at
         try:
             reply = await self._gateway.work(request)
         except (Unavailable, Unauthenticated, Forbidden) as error:
@@ -168,7 +175,22 @@ class Worker:
         if any(end.transient or end.retry_after_seconds is not None for end in batch.finishes):
             self._claiming.due_later()
         self._held.add(reply.assignments, asked_at)
+        self._asked_to(reply.leave)
+        if self._stopping:
+            self._hand_back_waiting()  # claimed by a call that was under way when it was told to stop
         self._start_waiting()
+
+    def _asked_to(self, leave: Literal["no", "offer", "yes"]) -> None:
+        """Take in whether there are too many workers; one that is to leave does not come back."""
+        if self._leave == "yes":
+            return
+        if leave != "no" and self._leave == "no":
+            self._told_at = float("-inf")  # the answer is waited for
+        self._leave = leave
+        if leave == "yes":
+            log.info("leaves: it claims nothing more and finishes the %d runs it holds", self._held.count)
+            self._told_at = float("-inf")
+            self.leaving.set()
 
     def _back_off(self, error: EveresthoodError) -> None:
         self._failures += 1
@@ -249,6 +271,11 @@ class Worker:
             self._hand_back(held, Stop.CANCEL)
         elif held.stop is None:  # once: what its code does about it must not be broken off in turn
             held.break_off(Stop.CANCEL)
+
+    def _hand_back_waiting(self) -> None:
+        for held in list(self._held):
+            if self._held.forget_waiting(held):
+                self._hand_back(held, Stop.RELEASE)
 
     def _hand_back(self, held: HeldRun, why: Stop) -> None:
         held.stop = why

@@ -1,9 +1,10 @@
 """Writes to the cluster, each answer kept in the cache at once; implements the port `Cluster`."""
 
+from collections.abc import Collection
 from typing import Any, Final
 
 from everesthood.adapters.kubernetes.cache import live_of
-from everesthood.adapters.kubernetes.client import JSON_PATCH, Client, object_path
+from everesthood.adapters.kubernetes.client import JSON_PATCH, MERGE_PATCH, Client, object_path
 from everesthood.adapters.kubernetes.events import Events
 from everesthood.adapters.kubernetes.watching import Watching
 from everesthood.apis import names
@@ -67,9 +68,44 @@ class KubernetesCluster:
         body = {**_identity(live), "status": status}
         self._keep(live.key.kind, await self._client.apply_status(_path(live.key), body))
 
+    async def resize(self, live: Live, replicas: int) -> None:
+        """Change the number of pods of that very Deployment."""
+        body = {"metadata": {"uid": live.uid}, "spec": {"replicas": replicas}}
+        answer = await self._client.request(
+            "PATCH",
+            _path(live.key),
+            query={"fieldManager": names.FIELD_MANAGER},
+            body=body,
+            content_type=MERGE_PATCH,
+        )
+        self._keep(live.key.kind, answer)
+
     async def delete(self, live: Live) -> None:
         """Delete that very object."""
         await self._client.delete(_path(live.key), uid=live.uid)
+
+    async def standing_pods(self, namespace: str, pods: Collection[str]) -> frozenset[str]:
+        """Return those of the named pods that are there and not on their way out."""
+        found = [await self._is_standing(namespace, pod) for pod in pods]
+        return frozenset(pod for pod, stands in zip(pods, found, strict=True) if stands)
+
+    async def _is_standing(self, namespace: str, pod: str) -> bool:
+        try:
+            found = await self._client.get(object_path("v1", "pods", namespace=namespace, name=pod))
+        except ApiError as error:
+            if error.status == _NOT_FOUND:
+                return False
+            raise
+        return "deletionTimestamp" not in found["metadata"]
+
+    async def remove_pod(self, namespace: str, pod: str) -> None:
+        """Delete a pod."""
+        try:
+            path = object_path("v1", "pods", namespace=namespace, name=pod)
+            await self._client.request("DELETE", path, body={})
+        except ApiError as error:
+            if error.status != _NOT_FOUND:
+                raise
 
     async def hold(self, live: Live) -> None:
         """Put our finalizer on the object, by a manager of its own, so that nothing else is owned."""

@@ -88,12 +88,16 @@ class MemoryClock:
     async def fire_schedules(self, limit: int) -> Fired:
         """Accept the runs of due schedules and plan their next times."""
         with self._record.reach():
-            return schedules.fire(self._record, limit)
+            fired = schedules.fire(self._record, limit)
+            self._wake(fired.ring)
+            return fired
 
     async def release_held(self, limit: int) -> Sequence[tuple[str, str]]:
         """Let runs go whose schedule's earlier runs are over."""
         with self._record.reach():
-            return schedules.release(self._record, limit)
+            released = schedules.release(self._record, limit)
+            self._wake(released)
+            return released
 
     async def due_bells(self, older_than_seconds: float) -> Sequence[DueBell]:
         """Return queues with work that waited too long."""
@@ -101,7 +105,13 @@ class MemoryClock:
             since = self._record.now() - timedelta(seconds=older_than_seconds)
             waiting = (r for r in self._record.rows.values() if r.state is RunState.QUEUED)
             bells = {self._bell(row) for row in waiting if row.due_at <= since}
-            return [bell for bell in bells if bell is not None]
+            found = [bell for bell in bells if bell is not None]
+            self._wake([(bell.instance_uid, bell.revision) for bell in found])
+            return found
+
+    def _wake(self, queues: Sequence[tuple[str, str]]) -> None:
+        for uid, revision in queues:
+            self._record.wake(uid, revision)
 
     def _bell(self, row: RunRow) -> DueBell | None:
         instance = self._record.live(row.request.instance_uid)

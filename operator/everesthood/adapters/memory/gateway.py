@@ -6,7 +6,8 @@ from datetime import timedelta
 from everesthood.adapters.memory import limits
 from everesthood.adapters.memory.record import Record
 from everesthood.domain.limits import Shared
-from everesthood.usecases.ports.record import AuditEntry
+from everesthood.domain.scaling import IDLE_FIRST_SECONDS
+from everesthood.usecases.ports.record import AuditEntry, WorkerSeat
 from everesthood.usecases.ports.registry import (
     CredentialObservation,
     PublishedCredential,
@@ -59,6 +60,28 @@ class MemoryGateway:
         """Keep the line."""
         with self._record.reach():
             self._record.audit.append(entry)
+
+    async def asked_to_leave(self) -> frozenset[tuple[str, str]]:
+        """Return the queues of which workers may leave."""
+        with self._record.reach():
+            rows = self._record.scale_ins.items()
+            return frozenset(queue for queue, row in rows if row.wanted > len(row.leavers))
+
+    async def offer_to_leave(self, seat: WorkerSeat, *, holds: int, claims: bool) -> bool:
+        """Return whether the worker is to leave."""
+        with self._record.reach():
+            row = self._record.scale_ins.get((seat.instance_uid, seat.revision))
+            if row is None:
+                return False
+            if seat.pod in row.leavers:
+                row.leavers[seat.pod] = holds == 0 and not claims
+                return True
+            idle_first = timedelta(seconds=IDLE_FIRST_SECONDS)
+            pressed = row.drains and row.asked_at < self._record.now() - idle_first
+            if len(row.leavers) >= row.wanted or (holds and not pressed):
+                return False
+            row.leavers[seat.pod] = False
+            return True
 
     async def credentials_due(self, older_than_seconds: float) -> Sequence[PublishedCredential]:
         """Return credentials to look at."""

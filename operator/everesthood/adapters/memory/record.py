@@ -187,6 +187,16 @@ class AuditLog(list[AuditEntry]):
         del self.times[:number]
 
 
+@dataclass(slots=True, kw_only=True)
+class ScaleInRow:
+    """How many workers of a revision may leave, and those that do: pod → whether it holds nothing."""
+
+    wanted: int = 0
+    drains: bool = False
+    asked_at: datetime
+    leavers: dict[str, bool] = field(default_factory=dict)
+
+
 class Topic:
     """Wakes everybody who waits for one kind of change."""
 
@@ -222,6 +232,7 @@ class Record:
         self.schedules: dict[tuple[str, str], ScheduleRow] = {}
         self.limits: dict[str, LimitRow] = {}
         self.kept_back: dict[str, tuple[int, datetime]] = {}
+        self.scale_ins: dict[tuple[str, str], ScaleInRow] = {}
         self.rows: dict[RunId, RunRow] = {}
         self.idempotency: dict[tuple[str, str], tuple[bytes, RunId]] = {}
         self.keyed_at: dict[tuple[str, str], datetime] = {}
@@ -233,6 +244,7 @@ class Record:
         self.registry_changed = Topic()
         self.queue_changed = Topic()
         self.cancelled = Topic()
+        self.demanded = Topic()
         self.down = False
         """True makes every call raise Unavailable, as when PostgreSQL is away."""
 
@@ -260,6 +272,12 @@ class Record:
         row.cancel_by = self.now() + timedelta(seconds=grace_seconds)
         self.run_changed.tell(row.request.id)
         self.cancelled.tell(row.request.instance_uid)
+
+    def wake(self, uid: str, revision: str | None) -> None:
+        """Tell the controller of work for workers that it does not watch."""
+        instance = self.live(uid)
+        if instance is not None and revision in instance.published.quiet:
+            self.demanded.tell(uid)
 
     def held(self, run: str, fence: int, instance_uid: str) -> RunRow | None:
         """Return the run if this attempt of this instance holds it."""

@@ -1,12 +1,14 @@
 """What the controller publishes, kept in memory."""
 
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import replace
 
 from everesthood.adapters.memory import limits, schedules
-from everesthood.adapters.memory.record import CredentialRow, InstanceRow, Record
+from everesthood.adapters.memory.record import CredentialRow, InstanceRow, Record, RunRow, ScaleInRow
 from everesthood.domain.limits import credential_scope
 from everesthood.domain.runs import FINAL, RunState, after_removal
+from everesthood.domain.scaling import Demand
 from everesthood.usecases.ports.registry import (
     CredentialObservation,
     PublishedCredential,
@@ -132,6 +134,70 @@ class MemoryRegistry:
     def changes(self) -> AsyncIterator[str]:
         """Yield uids of instances and credentials whose state changed."""
         return self._record.registry_changed.listen()
+
+    async def demand(self, most: Mapping[str, int]) -> Mapping[str, Mapping[str, Demand]]:
+        """Return what there is to do, by revision."""
+        with self._record.reach():
+            return {uid: self._demand(uid, count) for uid, count in most.items() if self._record.live(uid)}
+
+    def _demand(self, uid: str, most: int) -> dict[str, Demand]:
+        runs: defaultdict[tuple[str, RunState], list[RunRow]] = defaultdict(list)
+        for row in self._record.rows.values():
+            revision = self._revision_of(row, uid)
+            if revision is not None:
+                runs[revision, row.state].append(row)
+        scale_ins = {rev: row for (of, rev), row in self._record.scale_ins.items() if of == uid}
+        now = self._record.now()
+        found = {}
+        for revision in {revision for revision, _ in runs} | set(scale_ins):
+            due = [row.due_at for row in runs[revision, RunState.QUEUED]][:most]
+            scale_in = scale_ins.get(revision) or ScaleInRow(asked_at=now)
+            found[revision] = Demand(
+                due=len(due),
+                oldest_seconds=max(0.0, (now - min(due)).total_seconds()) if due else 0.0,
+                running=len(runs[revision, RunState.RUNNING]),
+                waiting=len(runs[revision, RunState.WAITING]),
+                leaving=tuple(sorted(scale_in.leavers)),
+                left=tuple(sorted(pod for pod, left in scale_in.leavers.items() if left)),
+                asked=scale_in.wanted,
+                drains=scale_in.drains,
+            )
+        return found
+
+    def _revision_of(self, row: RunRow, uid: str) -> str | None:
+        """Return whose workers a run is for now; None if it is over, not due or another instance's."""
+        instance = self._record.instances[uid]
+        now, published = self._record.now(), instance.published
+        if row.request.instance_uid != uid or row.state in FINAL:
+            return None
+        if row.state is RunState.QUEUED:
+            if row.due_at > now or row.has_waited_too_long(now) or not self._record.hands_out(instance):
+                return None
+            return row.revision or (None if published.suspended else published.current_revision)
+        return row.revision
+
+    async def ask_to_leave(self, uid: str, revision: str, count: int, *, drain: bool) -> None:
+        """Say how many workers may leave."""
+        with self._record.reach():
+            if self._record.live(uid) is None:
+                return
+            now = self._record.now()
+            row = self._record.scale_ins.setdefault((uid, revision), ScaleInRow(asked_at=now))
+            if row.wanted <= len(row.leavers) or row.drains != drain:
+                row.asked_at = now
+            row.wanted, row.drains = count, drain
+
+    async def forget_leavers(self, uid: str, revision: str, pods: Collection[str]) -> None:
+        """Forget workers that are gone."""
+        with self._record.reach():
+            row = self._record.scale_ins.get((uid, revision))
+            for pod in pods:
+                if row is not None and row.leavers.pop(pod, None) is not None:
+                    row.wanted = max(0, row.wanted - 1)
+
+    def demanded(self) -> AsyncIterator[str]:
+        """Yield uids of instances that have work for a quiet revision."""
+        return self._record.demanded.listen()
 
 
 def _place(credential: PublishedCredential) -> tuple[str, str]:

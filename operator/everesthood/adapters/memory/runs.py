@@ -75,6 +75,8 @@ class MemoryRuns:
             self._audit(request.namespace, request.requested_by, action, request.id, request.request_id)
             revision = row.published.current_revision
             rings = revision is not None and not row.published.suspended and self._record.hands_out(row)
+            if rings and made.due_at <= now:
+                self._record.wake(request.instance_uid, revision)
             return Accepted(
                 run=request.id, ring=(request.instance_uid, revision) if rings and revision else None
             )

@@ -80,10 +80,11 @@ def repeated(request: RunRequest, digest: bytes, run: RunId) -> Accepted | Evere
 class DedupedAccepts:
     """Accepts batches of requests with a dedupe key, each key by one transaction at a time."""
 
-    def __init__(self, database: Database, announcer: Announcer) -> None:
+    def __init__(self, database: Database, announcer: Announcer, waker: Announcer) -> None:
         """Use the process's pool."""
         self._database = database
         self._announcer = announcer
+        self._waker = waker
 
     async def __call__(self, batch: Sequence[RunRequest]) -> Answers:
         """Return an answer for each request, in order."""
@@ -106,6 +107,7 @@ class DedupedAccepts:
             except EveresthoodError as error:
                 return [error for _ in some]
             self._announcer.changed(row["run"] for row in rows.values() if row["changed"])
+            self._waker.changed(r.instance_uid for r in some if r.id in rows and rows[r.id]["wakes"])
             return [_answer(request, rows.get(request.id)) for request in some]
         return [Unavailable("Too many requests have the same key.", retry_after_seconds=1) for _ in some]
 

@@ -1,4 +1,4 @@
-"""Tells watchers in other processes which runs changed: in batches, so that no run pays for it."""
+"""Tells other processes which runs changed or instances woke: in batches, so that no run pays for it."""
 
 import asyncio
 from collections.abc import Iterable
@@ -17,17 +17,18 @@ _MOST: Final = 200
 class Announcer:
     """Collects ids and tells them at most every 50 ms, in one NOTIFY."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, channel: str = RUNS) -> None:
         """Start with nothing to tell."""
         self._database = database
+        self._channel = channel
         self._pending: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
-    def changed(self, runs: Iterable[str]) -> None:
-        """Tell of these runs soon."""
-        self._pending.update(runs)
+    def changed(self, ids: Iterable[str]) -> None:
+        """Tell of these runs, or instances, soon."""
+        self._pending.update(ids)
         if self._pending and (self._task is None or self._task.done()):
-            self._task = asyncio.create_task(self._tell(), name="announce-runs")
+            self._task = asyncio.create_task(self._tell(), name="announce")
 
     async def close(self) -> None:
         """Tell what is left."""
@@ -38,6 +39,6 @@ class Announcer:
         while self._pending:
             told, self._pending = self._pending, set()
             payload = EVERYTHING if len(told) > _MOST else ",".join(told)
-            with suppress(EveresthoodError):  # a hint: watchers also look by themselves
-                await self._database.notify(RUNS, payload)
+            with suppress(EveresthoodError):  # a hint: whoever waits for it also looks by itself
+                await self._database.notify(self._channel, payload)
             await asyncio.sleep(_PERIOD_SECONDS)

@@ -11,7 +11,7 @@ import asyncpg
 
 from everesthood.adapters.postgres import control, rows, schedules
 from everesthood.adapters.postgres.announce import Announcer
-from everesthood.adapters.postgres.listen import QUEUES, REGISTRY, Listener
+from everesthood.adapters.postgres.listen import DEMAND, QUEUES, REGISTRY, Listener
 from everesthood.adapters.postgres.pool import CONNECT_SECONDS, Database, Row, again, sql
 from everesthood.domain.errors import EveresthoodError
 from everesthood.domain.runs import (
@@ -37,6 +37,7 @@ class PostgresClock:
         self._database = database
         self._listener = listener
         self._announcer = Announcer(database)
+        self._waker = Announcer(database, DEMAND)
 
     async def rescue(self) -> Mapping[str, int]:
         """End or requeue runs whose worker fell silent or whose time is up, batch by batch."""
@@ -88,6 +89,7 @@ class PostgresClock:
 
         fired, cancelled = await again(once)
         self._announcer.changed(cancelled)
+        await self._wake(fired.ring)
         return fired
 
     async def release_held(self, limit: int) -> Sequence[tuple[str, str]]:
@@ -97,12 +99,22 @@ class PostgresClock:
             async with self._database.transaction() as connection:
                 return await schedules.release(connection, limit)
 
-        return await again(once)
+        released = await again(once)
+        await self._wake(released)
+        return released
 
     async def due_bells(self, older_than_seconds: float) -> Sequence[DueBell]:
         """Return queues with work that waited too long."""
         found = await self._database.fetch("due_bells", older_than_seconds)
+        await self._wake([(row["instance_uid"], row["revision"]) for row in found])
         return [DueBell(instance_uid=row["instance_uid"], revision=row["revision"]) for row in found]
+
+    async def _wake(self, queues: Sequence[tuple[str, str]]) -> None:
+        """Tell the controller of work for workers that it does not watch."""
+        if queues:
+            uids, revisions = zip(*queues, strict=True)
+            found = await self._database.fetch("quiet_queues", list(uids), list(revisions))
+            self._waker.changed(row["uid"] for row in found)
 
     async def queue_owners(self) -> Sequence[QueueOwner]:
         """Return all instances, deleted ones not wanted."""
@@ -149,6 +161,7 @@ class PostgresClock:
 
     async def close(self) -> None:
         """Tell what is left."""
+        await self._waker.close()
         await self._announcer.close()
 
 

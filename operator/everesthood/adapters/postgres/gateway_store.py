@@ -7,7 +7,8 @@ from everesthood.adapters.postgres import limits, rows
 from everesthood.adapters.postgres.listen import REGISTRY
 from everesthood.adapters.postgres.pool import Database
 from everesthood.domain.limits import Shared
-from everesthood.usecases.ports.record import AuditEntry
+from everesthood.domain.scaling import IDLE_FIRST_SECONDS
+from everesthood.usecases.ports.record import AuditEntry, WorkerSeat
 from everesthood.usecases.ports.registry import PublishedCredential, PublishedInstance, PublishedRevision
 
 
@@ -54,6 +55,17 @@ class PostgresGateway:
         await self._database.fetch(
             "audit", entry.namespace, entry.actor, entry.action, entry.target, entry.request_id
         )
+
+    async def asked_to_leave(self) -> frozenset[tuple[str, str]]:
+        """Return the queues of which workers may leave."""
+        found = await self._database.fetch("asked_to_leave")
+        return frozenset((row["instance_uid"], row["revision"]) for row in found)
+
+    async def offer_to_leave(self, seat: WorkerSeat, *, holds: int, claims: bool) -> bool:
+        """Return whether the worker is to leave."""
+        queue = (seat.instance_uid, seat.revision, seat.pod)
+        row = await self._database.row("offer_to_leave", *queue, holds, not claims, IDLE_FIRST_SECONDS)
+        return row is not None and row["leaves"]
 
     async def credentials_due(self, older_than_seconds: float) -> Sequence[PublishedCredential]:
         """Return credentials to look at."""

@@ -18,6 +18,7 @@ RUNS: Final = "everesthood_runs"
 REGISTRY: Final = "everesthood_registry"
 QUEUES: Final = "everesthood_queues"
 CANCELS: Final = "everesthood_cancels"
+DEMAND: Final = "everesthood_demand"
 EVERYTHING: Final = "*"
 """As a payload: look at all you know."""
 _PAUSE_SECONDS: Final = 1.0
@@ -57,7 +58,7 @@ class Listener:
         """Nothing is opened before the first subscription."""
         self._database = database
         self._subscriptions: dict[str, set[Subscription]] = {
-            channel: set() for channel in (RUNS, REGISTRY, QUEUES, CANCELS)
+            channel: set() for channel in (RUNS, REGISTRY, QUEUES, CANCELS, DEMAND)
         }
         self._task: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()

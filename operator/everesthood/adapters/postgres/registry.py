@@ -1,14 +1,16 @@
 """What the controller publishes and reads back."""
 
 import json
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import aclosing
 
 from everesthood.adapters.postgres import limits, rows, schedules
 from everesthood.adapters.postgres.announce import Announcer
-from everesthood.adapters.postgres.listen import QUEUES, REGISTRY, Listener
+from everesthood.adapters.postgres.listen import DEMAND, QUEUES, REGISTRY, Listener
 from everesthood.adapters.postgres.pool import Connection, Database, again, sql
 from everesthood.domain.runs import GRACE_SECONDS, RunState, after_removal
+from everesthood.domain.scaling import Demand
 from everesthood.usecases.ports.registry import (
     CredentialObservation,
     PublishedCredential,
@@ -40,6 +42,7 @@ class PostgresRegistry:
             rows.text(instance.config.decode()),
             json.dumps(instance.bindings),
             instance.suspended,
+            list(instance.quiet),
         )
 
         async def once() -> tuple[bool, list[str]]:
@@ -132,6 +135,30 @@ class PostgresRegistry:
     async def changes(self) -> AsyncIterator[str]:
         """Yield uids of instances and credentials whose state changed; `*` means any of them."""
         async with aclosing(self._listener.subscribe(REGISTRY)) as told:
+            async for keys in told:
+                for key in keys:
+                    yield key
+
+    async def demand(self, most: Mapping[str, int]) -> Mapping[str, Mapping[str, Demand]]:
+        """Return what there is to do, in one statement for all."""
+        found: defaultdict[str, dict[str, Demand]] = defaultdict(dict)
+        for row in await self._database.fetch("demand", list(most), list(most.values())):
+            said = {name: value for name, value in row.items() if name not in {"uid", "revision"}}
+            pods = {name: tuple(said[name]) for name in ("leaving", "left")}
+            found[row["uid"]][row["revision"]] = Demand(**said | pods)
+        return found
+
+    async def ask_to_leave(self, uid: str, revision: str, count: int, *, drain: bool) -> None:
+        """Say how many workers may leave."""
+        await self._database.fetch("ask_to_leave", uid, revision, count, drain)
+
+    async def forget_leavers(self, uid: str, revision: str, pods: Collection[str]) -> None:
+        """Forget workers that are gone."""
+        await self._database.fetch("forget_leavers", uid, revision, list(pods))
+
+    async def demanded(self) -> AsyncIterator[str]:
+        """Yield uids of instances that have work and quiet workers; `*` means any of them."""
+        async with aclosing(self._listener.subscribe(DEMAND)) as told:
             async for keys in told:
                 for key in keys:
                     yield key

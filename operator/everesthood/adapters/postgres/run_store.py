@@ -10,7 +10,7 @@ from everesthood.adapters.postgres import limits, listing, rows
 from everesthood.adapters.postgres.accepts import DedupedAccepts, columns, repeated
 from everesthood.adapters.postgres.announce import Announcer
 from everesthood.adapters.postgres.batches import Batches
-from everesthood.adapters.postgres.listen import CANCELS, RUNS, Listener
+from everesthood.adapters.postgres.listen import CANCELS, DEMAND, RUNS, Listener
 from everesthood.adapters.postgres.pool import Connection, Database, again, sql
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Conflict, EveresthoodError, NotFound
@@ -41,8 +41,9 @@ class PostgresRuns:
         self._listener = listener
         self._announcer = Announcer(database)
         self._accepts: Batches[RunRequest, Accepted] = Batches(self._accept, lane=_organization)
+        self._waker = Announcer(database, DEMAND)
         self._deduped: Batches[RunRequest, Accepted] = Batches(
-            DedupedAccepts(database, self._announcer), lane=_organization
+            DedupedAccepts(database, self._announcer, self._waker), lane=_organization
         )
 
     async def target(self, namespace: str, instance: str) -> InstanceTarget | None:
@@ -68,6 +69,8 @@ class PostgresRuns:
         inserted = await self._database.fetch("accept", *columns(batch), [r.schedule for r in batch])
         rings = {row["id"]: row["revision"] for row in inserted if not row["stopped"]}
         stopped = {row["id"] for row in inserted if row["stopped"]}
+        woken = {row["id"] for row in inserted if row["wakes"]}
+        self._waker.changed(r.instance_uid for r in batch if r.id in woken)
         missing = [r for r in batch if str(r.id) not in rings]
         earlier = await self._earlier(missing)
         return [self._answer(request, rings, earlier, stopped) for request in batch]
@@ -171,6 +174,7 @@ class PostgresRuns:
         """Wait for what is under way."""
         await self._accepts.close()
         await self._deduped.close()
+        await self._waker.close()
         await self._announcer.close()
 
 

@@ -76,10 +76,48 @@ class Schedule(Model):
     ] = {}
 
 
-class Workers(Model):
-    """How many workers run."""
+class Autoscaling(Model):
+    """Bounds within which the number of workers follows the work."""
 
-    replicas: Annotated[int, Field(ge=0, le=100, description="Worker pods.")] = 1
+    model_config = {
+        **Model.model_config,
+        "json_schema_extra": rules(
+            ("self.minReplicas <= self.maxReplicas", "minReplicas must not be above maxReplicas"),
+        ),
+    }
+
+    min_replicas: Annotated[
+        int, Field(ge=0, le=100, description="Fewest worker pods; with 0 the next run starts one.")
+    ] = 0
+    max_replicas: Annotated[int, Field(ge=1, le=100, description="Most worker pods.")]
+    idle_seconds: Annotated[
+        int,
+        Field(ge=5, le=3600, description="How long workers must have been more than needed before they go."),
+    ] = 60
+
+
+class Workers(Model):
+    """How many workers run: a fixed number, or as many as the work needs."""
+
+    model_config = {
+        **Model.model_config,
+        "json_schema_extra": rules(
+            (
+                "!has(self.autoscaling) || self.replicas == 1",
+                "replicas is a fixed number of workers; leave it out (or 1) beside autoscaling",
+            ),
+        ),
+    }
+
+    replicas: Annotated[int, Field(ge=0, le=100, description="Worker pods, without autoscaling.")] = 1
+    autoscaling: Annotated[
+        Autoscaling | None, Field(description="Follow the work instead; replicas is then left out.")
+    ] = None
+
+    @property
+    def most(self) -> int:
+        """Return the most worker pods that a revision may have."""
+        return self.autoscaling.max_replicas if self.autoscaling else self.replicas
 
 
 class AgentInstanceSpec(Model):
@@ -159,6 +197,10 @@ class RevisionStatus(Model):
 class WorkersStatus(Model):
     """Worker pods of the current revision."""
 
+    desired: Annotated[int, Field(ge=0, description="Worker pods that there should be.")] = 0
+    reason: Annotated[
+        str | None, Field(max_length=64, description="Why there should be so many, such as ScaledToDemand.")
+    ] = None
     replicas: Annotated[int, Field(ge=0, description="Worker pods.")] = 0
     available: Annotated[int, Field(ge=0, description="Worker pods that are available.")] = 0
     selector: Annotated[str, Field(max_length=512, description="Label selector of the worker pods.")] = ""

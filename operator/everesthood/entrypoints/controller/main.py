@@ -11,7 +11,7 @@ from everesthood.adapters.telemetry import configure_logging, serve_health
 from everesthood.bootstrap.controller import Controller, wire
 from everesthood.domain.errors import Invalid
 from everesthood.entrypoints.controller.watch import watch
-from everesthood.entrypoints.controller.work import hear, measure_lag, work
+from everesthood.entrypoints.controller.work import hear, hear_demand, measure_lag, watch_demand, work
 from everesthood.settings import Settings
 
 _LOG: Final = logging.getLogger(__name__)
@@ -60,6 +60,8 @@ async def serve(
         "hints": asyncio.create_task(
             hear(controller.registry, controller.cache, controller.queue, controller.publisher)
         ),
+        "demand": asyncio.create_task(hear_demand(controller.registry, controller.watch)),
+        "scale": asyncio.create_task(watch_demand(controller.watch, controller.cache, controller.queue)),
         "lag": asyncio.create_task(measure_lag()),
         "work": asyncio.create_task(_lead(controller)),
     }

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from everesthood.adapters.kubernetes.cache import Cache
 from everesthood.adapters.kubernetes.workqueue import WorkQueue
@@ -14,6 +14,7 @@ from everesthood.domain.observed import Key
 from everesthood.usecases.ports.cluster import ApiError
 from everesthood.usecases.ports.registry import Registry
 from everesthood.usecases.publish import Publisher
+from everesthood.usecases.watch_demand import DemandWatch
 
 _LOG: Final = logging.getLogger(__name__)
 _RECONCILES: Final = Counter("everesthood_reconciles", "Passes by kind and outcome.", ["kind", "outcome"])
@@ -21,6 +22,14 @@ _LAG: Final = Histogram(
     "everesthood_loop_lag_seconds",
     "How late the event loop runs its timers.",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+_DESIRED: Final = Gauge(
+    "everesthood_scaled_workers_desired",
+    "Workers that there should be where they follow the work.",
+    ["reason"],
+)
+_AVAILABLE: Final = Gauge(
+    "everesthood_scaled_workers_available", "Workers that are up where they follow the work.", ["reason"]
 )
 _CONFLICT: Final = 409
 _CONFLICT_SECONDS: Final = 1.0
@@ -96,6 +105,40 @@ def _heard(uid: str, cache: Cache, queue: WorkQueue[Key], publisher: Publisher) 
         keys = (key,) if key else ()
     for key in keys:
         queue.add_soon(key)
+
+
+async def hear_demand(registry: Registry, watch: DemandWatch) -> None:
+    """Wake instances that the record says have work; it is asked again after any failure."""
+    while True:
+        try:
+            async for uid in registry.demanded():
+                watch.wake(uid)
+        except Unavailable as error:
+            _LOG.warning("the record does not announce work now: %s", error.message)
+        await asyncio.sleep(_HINT_RETRY_SECONDS)
+
+
+async def watch_demand(watch: DemandWatch, cache: Cache, queue: WorkQueue[Key]) -> None:
+    """Enqueue instances that should have more or fewer workers than they have."""
+    while True:
+        await watch.rest()
+        try:
+            for uid in await watch.look():
+                key = cache.key_of(uid)
+                if key is not None:
+                    queue.add(key)
+        except Unavailable as error:
+            _LOG.warning("the work cannot be seen now: %s", error.message)
+            await asyncio.sleep(_HINT_RETRY_SECONDS)
+        _measure(watch)
+
+
+def _measure(watch: DemandWatch) -> None:
+    _DESIRED.clear()
+    _AVAILABLE.clear()
+    for reason, desired, available in watch.numbers():
+        _DESIRED.labels(reason.value).inc(desired)
+        _AVAILABLE.labels(reason.value).inc(available)
 
 
 async def measure_lag() -> None:

@@ -1,4 +1,4 @@
-"""What the gateway does unasked: look at credentials, new ones soon, the others now and then."""
+"""What the gateway does unasked: look at credentials, and at which queues have too many workers."""
 
 import asyncio
 import random
@@ -13,6 +13,7 @@ from everesthood.entrypoints.gateway import metrics
 PERIOD_SECONDS: Final = 30.0
 _LOOK_SECONDS: Final = 1.0
 _FAILED_SECONDS: Final = 5.0
+_LEAVING_SECONDS: Final = 2.0
 
 Observe = Callable[[float], Awaitable[Mapping[str, int]]]
 """Looks at credentials that were never looked at, or longer ago than so many seconds."""
@@ -39,3 +40,15 @@ async def keep_observing(observe: Observe) -> None:
             metrics.OBSERVED_AT.set_to_current_time()
             pause += _FAILED_SECONDS if counts.get("unavailable") else 0.0
         await asyncio.sleep(pause)
+
+
+async def keep_asking(refresh: Callable[[], Awaitable[None]]) -> None:
+    """Know which queues have too many workers, for as long as the process lives."""
+    while True:
+        try:
+            await refresh()
+        except EveresthoodError as error:
+            log.warning("cannot see which workers may leave", reason=error.reason, error=error.message)
+        except Exception:
+            log.exception("cannot see which workers may leave")
+        await asyncio.sleep(_LEAVING_SECONDS)

@@ -14,7 +14,7 @@ from everesthood.adapters.telemetry import configure_logging, serve_health
 from everesthood.bootstrap.gateway import GatewayParts, gateway_parts
 from everesthood.domain.errors import EveresthoodError, Unavailable
 from everesthood.entrypoints.gateway.app import Gateway
-from everesthood.entrypoints.gateway.duties import keep_observing
+from everesthood.entrypoints.gateway.duties import keep_asking, keep_observing
 from everesthood.entrypoints.gateway.routes import Parts, routes
 from everesthood.settings import Settings
 from everesthood.usecases.wait_for_record import wait_for_record
@@ -78,6 +78,7 @@ def build_app(parts: GatewayParts, internal_hosts: frozenset[str]) -> Gateway:
         broker=parts.broker,
         cancellations=parts.cancellations,
         call_instance=parts.call_instance,
+        leaving=parts.leaving,
         internal_hosts=internal_hosts,
     )
     return Gateway(seat=parts.seat, routes=routes(needed))
@@ -92,14 +93,18 @@ async def run(settings: Settings) -> None:
         await wait_for_record(parts.check_schema)
         await _publish_limits(parts)
         waits_for.clear()
-        observing = asyncio.create_task(keep_observing(parts.observe), name="observe-credentials")
+        duties = [
+            asyncio.create_task(keep_observing(parts.observe), name="observe-credentials"),
+            asyncio.create_task(keep_asking(parts.leaving.refresh), name="see-who-may-leave"),
+        ]
         try:
             app = build_app(parts, settings.internal_host_set)
             release = parts.cancellations.release
             await serve(app, port=settings.http_port, host=settings.http_host, release=release)
         finally:
-            observing.cancel()
-            await asyncio.wait([observing])
+            for duty in duties:
+                duty.cancel()
+            await asyncio.wait(duties)
 
 
 async def _publish_limits(parts: GatewayParts) -> None:

@@ -12,6 +12,7 @@ from everesthood.usecases.await_cancellation import await_cancellation
 from everesthood.usecases.hold_credential import hold_credential
 from everesthood.usecases.lease_credential import lease_credential
 from everesthood.usecases.lease_queue import Broker, lease_queue
+from everesthood.usecases.leave import Leaving
 from everesthood.usecases.ports.bell import Bell
 from everesthood.usecases.ports.control import Cancellations
 from everesthood.usecases.ports.identity import Secrets
@@ -48,6 +49,7 @@ class Parts:
     broker: Broker
     cancellations: Cancellations
     call_instance: Callable[[WorkerSeat, wire.ChildRequest], Awaitable[wire.ChildReply]]
+    leaving: Leaving
     internal_hosts: frozenset[str] = frozenset()
 
 
@@ -86,7 +88,7 @@ class _Served:
         metrics.LOST.inc(len(reply.lost))
         if reply.denied:
             metrics.DENIED.labels(reply.denied).inc()
-        return reply
+        return await self._parts.leaving.answer(call.seat, request, reply)
 
     async def heartbeat(self, call: Call) -> wire.HeartbeatReply:
         request = cast("wire.HeartbeatRequest", call.message)

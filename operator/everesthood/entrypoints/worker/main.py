@@ -24,6 +24,9 @@ _LONGEST_PAUSE_SECONDS = 5.0
 class RunLoop(Protocol):
     """Claims and executes runs."""
 
+    leaving: asyncio.Event
+    """Set once the worker is to leave: it claims nothing more, and bells are for others."""
+
     async def serve(self) -> None:
         """Work until stopped."""
         ...
@@ -95,8 +98,13 @@ class Process:
         self._line = line = QueueLine(lease=self._gateway.queue, consumer=self._listen, wake=runs.wake)
         listening = asyncio.create_task(line.keep(), name="queue")
         stopping = asyncio.create_task(stop.wait())
+        leaving = asyncio.create_task(runs.leaving.wait())
         try:
-            await asyncio.wait({working, listening, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            ends = {working, listening, stopping}
+            await asyncio.wait({*ends, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not any(end.done() for end in ends):
+                line.close()  # a worker that leaves lives on, deaf, until it is stopped
+                await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
             _log.info("stops", grace_seconds=self._grace_seconds)
             self._waits_for = "its end"
             line.close()
@@ -105,7 +113,7 @@ class Process:
             # A part that ended by an error ends the process, and Kubernetes starts a fresh one.
             await asyncio.gather(working, listening)
         finally:
-            for task in (working, listening, stopping):
+            for task in (working, listening, stopping, leaving):
                 task.cancel()
 
 

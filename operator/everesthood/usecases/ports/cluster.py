@@ -1,6 +1,6 @@
 """The cluster: what the controller sees of it without a call, and what it writes to it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, Protocol
 
 from everesthood.apis.reasons import Reason
@@ -78,8 +78,20 @@ class Cluster(Protocol):
         """Write the status of one of our kinds."""
         ...
 
+    async def resize(self, live: Live, replicas: int) -> None:
+        """Change the number of pods of a Deployment, and nothing else of it."""
+        ...
+
     async def delete(self, live: Live) -> None:
         """Delete that very object; gone already is well."""
+        ...
+
+    async def standing_pods(self, namespace: str, pods: Collection[str]) -> frozenset[str]:
+        """Return those of the named pods that are there and not on their way out."""
+        ...
+
+    async def remove_pod(self, namespace: str, pod: str) -> None:
+        """Delete a pod; gone already is well."""
         ...
 
     async def hold(self, live: Live) -> None:

@@ -372,6 +372,17 @@ class GatewayStore(Protocol):
         """Write what the installation allows, as far as it differs; return the scopes that changed."""
         ...
 
+    async def asked_to_leave(self) -> frozenset[tuple[str, str]]:
+        """Return (instance uid, revision) of the queues of which workers may leave."""
+        ...
+
+    async def offer_to_leave(self, seat: WorkerSeat, *, holds: int, claims: bool) -> bool:
+        """Return whether a worker that holds so many runs is to leave; not more are than may.
+
+        One that does not claim any more and holds none is noted as having left.
+        """
+        ...
+
     async def audit(self, entry: AuditEntry) -> None:
         """Write one line of the audit log."""
         ...

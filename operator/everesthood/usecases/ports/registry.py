@@ -1,12 +1,13 @@
 """The registry: what the controller publishes to the record, and what others find there."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from everesthood.domain.limits import UNLIMITED, Limits
 from everesthood.domain.queues import Pause, Stop
+from everesthood.domain.scaling import Demand
 from everesthood.domain.schedules import Schedule
 
 
@@ -31,6 +32,8 @@ class PublishedInstance:
     limits: Limits = UNLIMITED
     template_limits: Limits = UNLIMITED
     """Those that the current revision of the template sets for each of its instances."""
+    quiet: tuple[str, ...] = ()
+    """Revisions whose work the controller wants to hear of, because it does not look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,5 +133,30 @@ class Registry(Protocol):
         """Yield the uid of each instance or credential whose state above changed; survives reconnects.
 
         A hint, not a promise: whoever waits for a change also looks again after a while.
+        """
+        ...
+
+    async def demand(self, most: Mapping[str, int]) -> Mapping[str, Mapping[str, Demand]]:
+        """Return what there is to do for each of these instances, by revision; what is missing has nothing.
+
+        `most` says per instance how many due runs are worth counting.
+        """
+        ...
+
+    async def ask_to_leave(self, uid: str, revision: str, count: int, *, drain: bool) -> None:
+        """Say how many workers of a revision may leave, those included that are leaving already.
+
+        With `drain`, workers that hold runs may too, once those that hold none have had their chance.
+        """
+        ...
+
+    async def forget_leavers(self, uid: str, revision: str, pods: Collection[str]) -> None:
+        """Forget workers whose pods are gone, and as much of the wish as they were."""
+        ...
+
+    def demanded(self) -> AsyncIterator[str]:
+        """Yield the uid of each instance that has work for a quiet revision; `*` means any of them.
+
+        Whoever accepts work tells at once; the scheduler tells of work that nobody claims.
         """
         ...

@@ -12,7 +12,7 @@ with asked as (
         retry_max_attempts, retry_initial_seconds, retry_max_seconds, priority, ttl_seconds, replay_of, labels,
         schedule)
 ), live as materialized (
-    select uid, current_revision, suspended or paused_at is not null as quiet, stopped, template from instance
+    select uid, current_revision, suspended or paused_at is not null as halted, stopped, template, quiet from instance
     where uid in (select instance_uid from asked) and deleted_at is null
     order by uid for share
 ), keyed as (
@@ -43,8 +43,8 @@ with asked as (
     select namespace, requested_by, case when replay_of is null then 'run.accept' else 'run.replay' end,
            'run/' || id, request_id from fresh
 )
-select fresh.id::text as id, case when live.quiet then null else live.current_revision end as revision,
-       false as stopped
+select fresh.id::text as id, case when live.halted then null else live.current_revision end as revision,
+       false as stopped, not live.halted and live.current_revision = any(live.quiet) as wakes
 from fresh join live on live.uid = fresh.instance_uid
 union all
-select asked.id::text, null, true from asked join live on live.uid = asked.instance_uid and live.stopped
+select asked.id::text, null, true, false from asked join live on live.uid = asked.instance_uid and live.stopped

@@ -11,7 +11,7 @@ with asked as (
         retry_max_attempts, retry_initial_seconds, retry_max_seconds, priority, ttl_seconds, replay_of, labels,
         dedupe_key, mode, seconds)
 ), live as materialized (
-    select uid, current_revision, suspended or paused_at is not null as quiet, stopped, template from instance
+    select uid, current_revision, suspended or paused_at is not null as halted, stopped, template, quiet from instance
     where uid in (select instance_uid from asked) and deleted_at is null
     order by uid for share
 ), known as (
@@ -93,13 +93,15 @@ with asked as (
     select namespace, requested_by, 'run.debounce', 'run/' || run_id, request_id from replaced
 )
 select a.id::text as id, coalesce(s.run_id, a.id)::text as run, f.id is null as repeated, null::bytea as digest,
-       case when f.id is null or l.quiet then null else l.current_revision end as revision,
+       case when f.id is null or l.halted then null else l.current_revision end as revision,
        a.key is null or (a.instance_uid, a.key) in (select instance_uid, key from keyed) as keyed,
-       exists (select from replaced where replaced.id = a.id) as changed, false as stopped
+       exists (select from replaced where replaced.id = a.id) as changed, false as stopped,
+       f.id is not null and a.mode <> 'debounce' and not l.halted
+           and l.current_revision = any(l.quiet) as wakes
 from open a join live l on l.uid = a.instance_uid
 left join same s on s.id = a.id left join fresh f on f.id = a.id
 union all
-select id::text, run_id::text, true, digest, null, true, false, false from known
+select id::text, run_id::text, true, digest, null, true, false, false, false from known
 union all
-select a.id::text, a.id::text, false, null, null, true, false, true
+select a.id::text, a.id::text, false, null, null, true, false, true, false
 from asked a join live l on l.uid = a.instance_uid and l.stopped where a.id not in (select id from known)

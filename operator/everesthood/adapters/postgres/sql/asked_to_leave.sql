@@ -1,0 +1,1 @@
+select instance_uid, revision from scale_in where wanted > appointed

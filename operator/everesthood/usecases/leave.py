@@ -1,0 +1,43 @@
+"""Let workers leave that are more than needed: the idle first, and none before it says that it holds nothing.
+
+A worker that is asked to leave says what it holds. One that is taken at its word claims nothing from then on,
+and only when it has said so, holding nothing, may its pod be deleted. So no pod is deleted under a run.
+"""
+
+from contextlib import suppress
+
+import msgspec
+
+from everesthood.apis.wire import WorkReply, WorkRequest
+from everesthood.domain.errors import Unavailable
+from everesthood.usecases.ports.record import GatewayStore, WorkerSeat
+
+
+class Leaving:
+    """Knows the queues that have too many workers, as of the last `refresh`."""
+
+    def __init__(self, store: GatewayStore) -> None:
+        """Know of none yet."""
+        self._store = store
+        self._queues: frozenset[tuple[str, str]] = frozenset()
+
+    async def refresh(self) -> None:
+        """Ask the record which queues have too many workers."""
+        self._queues = await self._store.asked_to_leave()
+
+    async def answer(self, seat: WorkerSeat, request: WorkRequest, reply: WorkReply) -> WorkReply:
+        """Return the reply, with what the worker is to do about leaving.
+
+        A record that cannot be asked now asks nothing of the worker: what it was given is worth more.
+        """
+        asked = (seat.instance_uid, seat.revision) in self._queues
+        if request.holds is None:
+            return msgspec.structs.replace(reply, leave="offer") if asked else reply
+        if not (asked or request.leaves):
+            return reply
+        leaves = request.leaves
+        with suppress(Unavailable):
+            holds = max(0, request.holds) + len(reply.assignments)
+            claims = not request.leaves
+            leaves = await self._store.offer_to_leave(seat, holds=holds, claims=claims) or leaves
+        return msgspec.structs.replace(reply, leave="yes" if leaves else "offer")
