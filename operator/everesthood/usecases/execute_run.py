@@ -1,7 +1,6 @@
 """One attempt of a run: go on from its checkpoints, do what is ready side by side, say what it came to."""
 
 import asyncio
-import time
 from collections.abc import Mapping
 
 import msgspec
@@ -22,7 +21,7 @@ async def execute_run(assignment: Assignment, journal: Journal, *, agent: Agent,
     attempt = _Attempt(assignment, journal, agent, doing)
     try:
         attempt.check_past()
-        async with asyncio.timeout(assignment.deadline_at - time.time()):
+        async with asyncio.timeout(assignment.seconds_left):
             await attempt.do_steps()
             output = await attempt.output()
     except TimeoutError:
