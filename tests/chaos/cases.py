@@ -67,7 +67,7 @@ async def kill_at(stack: Stack, point: Point) -> Verdict:
     """Kill somebody at a write, whatever it takes to come to it; then work goes on and all comes to its end."""
     await stack.forget()
     stack.arm(point)
-    going: list[asyncio.Task[None]] = []
+    going: list[asyncio.Task[object]] = [asyncio.create_task(stack.post(seconds=SLOW_SECONDS))]
     happened = False
     for stimulus, patience in _stimuli(stack, point):
         going.append(asyncio.create_task(stimulus()))
@@ -82,12 +82,13 @@ async def kill_at(stack: Stack, point: Point) -> Verdict:
 def _stimuli(stack: Stack, point: Point) -> list[tuple[Callable[[], Awaitable[None]], float]]:
     """Return what to do, one after the other, until the point is come to; and how long to wait each time."""
     work, fire = (stack.work, 3.0), (stack.fire, 4.0)
-    lose, forget = (stack.lose_a_worker, 8.0), (stack.forget_scripts, 6.0)
+    ring = stack.fire if point.process == "scheduler" else stack.work
+    lose, forget = (stack.lose_a_worker, 8.0), (partial(stack.forget_scripts, ring), 4.0)
     guest = (stack.house_a_guest, 6.0)
     if "ACL" in point.operation or "queue_" in point.operation or "UNLINK" in point.operation:
         return [guest, work, fire, lose, forget]
     if "SCRIPT" in point.operation:
-        return [forget, work, fire, guest, lose]
+        return [forget, forget, forget, guest, lose]
     if point.process == "scheduler":
         return [fire, work, lose, guest, forget]
     return [work, lose, fire, forget, guest]

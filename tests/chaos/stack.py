@@ -18,6 +18,7 @@ from typing import Any
 
 import asyncpg
 import httpx2
+from redis.exceptions import RedisError
 from tests.chaos.launcher import ARMED, STRUCK
 from tests.chaos.ledger import Ledger
 from tests.chaos.members import Member, Servers
@@ -64,6 +65,13 @@ _FORGET = (
     "delete from chaos_done; delete from chaos_breach; delete from step; delete from run_log; delete from run"
 )
 _OPEN = "select id::text from run where state in (0, 1, 2)"
+_RECOVERED = """
+select extract(epoch from greatest(max(r.finished_at) filter (where r.created_at <= s.at),
+                                   min(r.finished_at) filter (where r.created_at > s.at and r.state = 3)) - s.at)::float8
+       as seconds
+from run r cross join (select now() - interval '{seconds} seconds' as at) s
+where r.instance = 'struck' group by s.at
+"""
 _REPEATED = """
 select d.run_id::text as run, d.name, min(d.attempt) as attempt from chaos_done d group by d.run_id, d.name
 """
@@ -101,7 +109,7 @@ class Found:
     over: bool
     breaches: list[str]
     seconds: float
-    """From the strike to the end of the last run."""
+    """From the strike to the end of the last run from before it, and of the first one from after it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -238,11 +246,11 @@ class Stack:
         await posting
         await self.work()
 
-    async def forget_scripts(self) -> None:
-        """Let Redis forget what it was taught, and ring then."""
-        with suppress(Exception), self.servers.redis.admin() as redis:
+    async def forget_scripts(self, then: Callable[[], Awaitable[None]]) -> None:
+        """Let Redis forget what it was taught, and do something then for which somebody rings."""
+        with suppress(RedisError, OSError), self.servers.redis.admin() as redis:
             redis.script_flush()
-        await asyncio.gather(self.work(), self.fire())
+        await then()
 
     async def publish(self, schedules: tuple[Schedule, ...] = ()) -> None:
         """Do as the controller does with a changed AgentInstance."""
@@ -272,9 +280,8 @@ class Stack:
             f"run {r['id']} is dead: {r['reason']}, {r['message']}" for r in runs if r["state"] in (4, 6)
         ]
         breaches += [said async for said in self._repeats()]
-        since = await self.ask("select extract(epoch from now() - max(finished_at))::float8 as s from run")
-        seconds = time.monotonic() - self.struck_at - (since[0]["s"] or 0.0)
-        return Found(runs=len(runs), over=over, breaches=breaches, seconds=max(0.0, seconds))
+        since = (await self.ask(_RECOVERED.format(seconds=time.monotonic() - self.struck_at)))[0]["seconds"]
+        return Found(runs=len(runs), over=over, breaches=breaches, seconds=max(0.0, since or 0.0))
 
     async def _repeats(self) -> AsyncIterator[str]:
         """Say which steps were done again although the record had them as done, or must not be repeated."""
