@@ -1,6 +1,7 @@
 """The outside world: a server that notes each call which an agent's step makes, and forgets none."""
 
 import asyncio
+import time
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -10,10 +11,10 @@ from tests.support.valkey import free_port
 
 @dataclass(slots=True)
 class Ledger:
-    """Calls by (run, step), each with the attempt that made it."""
+    """Calls by (run, step), each with the attempt that made it and when."""
 
     port: int = field(default_factory=free_port)
-    calls: dict[tuple[str, str], list[int]] = field(default_factory=lambda: defaultdict(list))
+    calls: dict[tuple[str, str], list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
     _server: asyncio.Server | None = None
 
     @property
@@ -32,7 +33,7 @@ class Ledger:
         with suppress(ConnectionError, asyncio.IncompleteReadError, ValueError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             _, run, attempt, step, seconds = head.split(" ", 2)[1].split("/")
-            self.calls[run, step].append(int(attempt))
+            self.calls[run, step].append((int(attempt), time.time()))
             await asyncio.sleep(float(seconds))
             body = str(len(self.calls[run, step])).encode()
             writer.write(

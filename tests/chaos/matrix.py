@@ -29,6 +29,10 @@ class Matrix:
     def start(self) -> None:
         self._thread.start()
 
+    def end_of_all(self) -> None:
+        """Wait until every case has its verdict."""
+        self._thread.join()
+
     def end(self) -> None:
         """Begin nothing more, and wait for what is under way."""
         self._given_up = True

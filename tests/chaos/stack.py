@@ -34,6 +34,8 @@ from everesthood.domain.schedules import Missed, Overlap, Schedule
 from everesthood.usecases.ports.registry import PublishedCredential, PublishedInstance, PublishedRevision
 
 LEASE_SECONDS = 2
+_COMMIT_SECONDS = 0.05
+"""From the moment that PostgreSQL writes a step to the one at which it is durable."""
 SLOW_SECONDS = 1.2
 """Longer than it takes until a lease is renewed, shorter than a lease."""
 ROOT = Path(__file__).parents[2]
@@ -41,10 +43,10 @@ NAMESPACE = "default"
 REVISION = "r1"
 
 _BOOKS = """
-create table chaos_done (run_id uuid, name text, attempt int);
+create table chaos_done (run_id uuid, name text, at timestamptz);
 create table chaos_breach (run_id uuid, what text);
 create function chaos_step() returns trigger language plpgsql as $$ begin
-  if new.state = 1 then insert into chaos_done values (new.run_id, new.name, new.attempt); end if;
+  if new.state = 1 then insert into chaos_done values (new.run_id, new.name, clock_timestamp()); end if;
   return null;
 end $$;
 create trigger chaos_step after insert or update on step for each row execute function chaos_step();
@@ -72,8 +74,8 @@ select extract(epoch from greatest(max(r.finished_at) filter (where r.created_at
 from run r cross join (select now() - interval '{seconds} seconds' as at) s
 where r.instance = 'struck' group by s.at
 """
-_REPEATED = """
-select d.run_id::text as run, d.name, min(d.attempt) as attempt from chaos_done d group by d.run_id, d.name
+_DONE = """
+select run_id::text as run, name, extract(epoch from min(at))::float8 as at from chaos_done group by run_id, name
 """
 
 
@@ -106,7 +108,8 @@ class Found:
 
     runs: int
     """Runs that there were."""
-    over: bool
+    left: int
+    """Those that are not over."""
     breaches: list[str]
     seconds: float
     """From the strike to the end of the last run from before it, and of the first one from after it."""
@@ -260,16 +263,16 @@ class Stack:
 
     # --- the outcome --------------------------------------------------------------------------------------
 
-    async def until_over(self, seconds: float) -> bool:
-        """Wait until no run is open any more; return whether that came."""
+    async def until_over(self, seconds: float) -> int:
+        """Wait until no run is open any more; return how many are."""
         deadline = time.monotonic() + seconds
         while (left := await self.ask(_OPEN)) and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-        return not left
+        return len(left)
 
     async def outcome(self, *, within: float) -> Found:
         """Wait until every run is over, and look whether anything happened that must not."""
-        over = await self.until_over(within)
+        left = await self.until_over(within)
         runs = await self.ask("select id::text, state, reason, message from run")
         known = {row["id"] for row in runs}
         breaches = [*self.breaches, *(f"run {run} is lost" for run in set(self.answered.values()) - known)]
@@ -281,17 +284,18 @@ class Stack:
         ]
         breaches += [said async for said in self._repeats()]
         since = (await self.ask(_RECOVERED.format(seconds=time.monotonic() - self.struck_at)))[0]["seconds"]
-        return Found(runs=len(runs), over=over, breaches=breaches, seconds=max(0.0, since or 0.0))
+        return Found(runs=len(runs), left=left, breaches=breaches, seconds=max(0.0, since or 0.0))
 
     async def _repeats(self) -> AsyncIterator[str]:
-        """Say which steps were done again although the record had them as done, or must not be repeated."""
-        done = {(row["run"], row["name"]): row["attempt"] for row in await self.ask(_REPEATED)}
-        for (run, step), attempts in self.ledger.calls.items():
+        """Say which steps were called for again although the record had them as done, or must not be repeated."""
+        done = {(row["run"], row["name"]): row["at"] for row in await self.ask(_DONE)}
+        for (run, step), calls in self.ledger.calls.items():
             kept = done.get((run, "third/piece" if step == "third" else step))
-            if kept is not None and max(attempts) > kept:
-                yield f"run {run}: {step} was done by attempt {kept} and called again by {max(attempts)}"
-            if step == "once" and len(attempts) > 1:
-                yield f"run {run}: {step} must not be repeated and was called {len(attempts)} times"
+            for attempt, at in calls:
+                if kept is not None and at > kept + _COMMIT_SECONDS:
+                    yield f"run {run}: {step} was done {at - kept:.2f} s before attempt {attempt} called again"
+            if step == "once" and len(calls) > 1:
+                yield f"run {run}: {step} must not be repeated and was called {len(calls)} times"
 
     async def ask(self, statement: str) -> Sequence[Mapping[str, Any]]:
         """Ask PostgreSQL by a connection of our own, as soon as it answers."""

@@ -32,7 +32,7 @@ def test_every_accepted_run_ends_and_no_completed_step_is_repeated(matrix: Matri
 
     assert verdict.happened, "the write was not come to: let a stimulus of tests/chaos/cases.py lead there"
     assert verdict.found.breaches == []
-    assert verdict.found.over, "there are runs that are not over"
+    assert verdict.found.left == 0, "there are runs that are not over"
     assert verdict.found.runs > 0
     assert verdict.found.seconds <= RECOVERY_SECONDS + verdict.start_seconds
 
