@@ -17,6 +17,7 @@ from typing import Final, Literal
 import msgspec
 
 import everesthood
+from everesthood.adapters.postgres.pool import sql
 from everesthood.apis.wire import WorkRequest
 from everesthood.usecases.ports.worker import Outbound
 
@@ -43,6 +44,7 @@ UNASKED: Final = {
 _WRITES: Final = re.compile(r"\b(insert\s+into|update\s+\w+|delete\s+from)\b", re.IGNORECASE)
 _LOCKS: Final = re.compile(r"\b(for|do)\s+(no\s+key\s+)?update\b", re.IGNORECASE)
 _COMMENT: Final = re.compile(r"--.*")
+_INCLUDE: Final = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 _NOT_COMMANDS: Final = frozenset({"aclose", "execute", "pipeline", "from_pool"})
 _READS: Final = frozenset({"PING", "ACL USERS", "SCAN ITER", "GET", "EXISTS", "LLEN"})
 _QUEUE_WRITES: Final = frozenset({"zadd", "hset", "zrem", "hdel"})
@@ -97,20 +99,24 @@ def operations(process: str) -> set[str]:
 
 def _kinds(operation: str) -> list[str]:
     """Return what the one call of a worker may carry, each as a write of its own."""
-    if operation.partition(":")[2] != "work":
+    place, _, name = operation.partition(":")
+    if name != "work":
         return [operation]
-    return [f"{operation}.{field.name}" for field in msgspec.structs.fields(WorkRequest)]
+    told = {n.attr for n in ast.walk(_tree(f"{STORES}.work_store")) if isinstance(n, ast.Attribute)}
+    fields = [field.name for field in msgspec.structs.fields(WorkRequest)]
+    return [f"{operation}.{field}" for field in fields if place != "sql" or field in told]
 
 
 @cache
 def writing_statements() -> frozenset[str]:
     """Return the names of the statements that write."""
     found = set()
+    parts = set()
     for file in STATEMENTS.glob("*.sql"):
-        text = _LOCKS.sub("", _COMMENT.sub("", file.read_text()))
-        if _WRITES.search(text):
+        parts.update(_INCLUDE.findall(file.read_text()))
+        if _WRITES.search(_LOCKS.sub("", _COMMENT.sub("", sql(file.stem)))):
             found.add(file.stem)
-    return frozenset(found)
+    return frozenset(found - parts)
 
 
 # --- which methods a process comes to ------------------------------------------------------------------

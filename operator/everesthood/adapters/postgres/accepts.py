@@ -31,17 +31,41 @@ def columns(batch: Sequence[RunRequest]) -> tuple[list[object], ...]:
             request.max_run_seconds,
             request.idempotency_key,
             request.request_digest,
-            request.retry.max_attempts,
-            request.retry.initial_seconds,
-            request.retry.max_seconds,
-            request.priority,
-            request.ttl_seconds,
-            request.replay_of,
-            msgspec.json.encode(request.labels).decode() if request.labels else None,
         )
         for request in batch
     ]
-    return tuple(list(column) for column in zip(*table, strict=True))
+    said = [_said(request) for request in batch] if any(map(_says_more, batch)) else []
+    return (*_turned(table, 11), *_turned(said, 7))
+
+
+def _says_more(request: RunRequest) -> bool:
+    """Return whether the request says more than most do."""
+    return bool(
+        request.priority
+        or request.labels
+        or request.ttl_seconds is not None
+        or request.replay_of is not None
+        or request.retry.max_attempts > 1
+    )
+
+
+def _said(request: RunRequest) -> tuple[object, ...]:
+    return (
+        request.retry.max_attempts,
+        request.retry.initial_seconds,
+        request.retry.max_seconds,
+        request.priority,
+        request.ttl_seconds,
+        request.replay_of,
+        msgspec.json.encode(request.labels).decode() if request.labels else None,
+    )
+
+
+def _turned(table: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:
+    """Return rows as columns."""
+    if not table:
+        return [[] for _ in range(width)]
+    return [list(column) for column in zip(*table, strict=True)]
 
 
 def repeated(request: RunRequest, digest: bytes, run: RunId) -> Accepted | EveresthoodError:

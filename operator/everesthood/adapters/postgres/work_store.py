@@ -26,6 +26,8 @@ from everesthood.domain.runs import LONGEST_RETRY_AFTER_SECONDS, RunState, after
 from everesthood.usecases.ports.record import WorkerSeat
 
 _HELD: Final = 0
+_TRANSIENT: Final = 8
+"""Where an end says whether its failure may pass."""
 _LOGGED: Final = -1
 _CHANCE: Final = random.Random()  # noqa: S311 - spreads retries, guards nothing
 _STEPS: Final = msgspec.json.Decoder(tuple[StepRecord, ...])
@@ -57,14 +59,13 @@ class PostgresWork:
 
     async def _work(self, batch: Sequence[Call]) -> Sequence[WorkReply | EveresthoodError]:
         queues = _wants(batch)
-        found = await self._database.fetch(
-            "work",
-            *_turned(list(_ends(batch)), 11),
-            *_turned(list(_steps(batch)), 11),
-            *_turned(list(_lines(batch)), 7),
-            *_turned([(*queue, wanted) for queue, wanted in queues.items()], 3),
-            self._lease_seconds,
-        )
+        wants = _turned([(*queue, wanted) for queue, wanted in queues.items()], 3)
+        ends, steps, lines = list(_ends(batch)), list(_steps(batch)), list(_lines(batch))
+        if ends or steps or lines:
+            done = (*_columns(ends), *_turned(steps, 11), *_turned(lines, 7))
+            found = await self._database.fetch("work", *wants, self._lease_seconds, *done)
+        else:
+            found = await self._database.fetch("claim", *wants, self._lease_seconds)
         held = {(row["instance_uid"], row["id"], row["fence"]) for row in found if row["k"] == _HELD}
         logged = {(row["instance_uid"], row["id"]) for row in found if row["k"] == _LOGGED}
         claimed: dict[Queue, list[Row]] = defaultdict(list)
@@ -109,6 +110,13 @@ class PostgresWork:
         """Wait for what is under way."""
         await self._calls.close()
         await self._announcer.close()
+
+
+def _columns(ends: Sequence[tuple[object, ...]]) -> list[list[object]]:
+    """Return ends as columns, the last three empty where no end is a failure that may pass."""
+    if any(end[_TRANSIENT] for end in ends):
+        return _turned(ends, _TRANSIENT + 3)
+    return [*_turned([end[:_TRANSIENT] for end in ends], _TRANSIENT), [], [], []]
 
 
 def _turned(table: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:

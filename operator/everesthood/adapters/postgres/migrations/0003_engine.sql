@@ -4,9 +4,9 @@
 alter table run
     add column failures              int not null default 0,
     add column failed_attempt        int not null default 0,
-    add column retry_max_attempts    int not null default 1,
-    add column retry_initial_seconds int not null default 10,
-    add column retry_max_seconds     int not null default 600,
+    add column retry_max_attempts    int,  -- null: a failure is final
+    add column retry_initial_seconds int,
+    add column retry_max_seconds     int,
     add column expires_at            timestamptz,
     add column replay_of             uuid,
     add column template              text,

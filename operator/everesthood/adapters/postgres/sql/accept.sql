@@ -1,6 +1,7 @@
 -- Commits a batch of runs with their idempotency keys and audit lines. A row that does not come back
 -- is a repeat (its key is taken) or has no instance any more. The share lock makes a deletion of the
--- instance wait, so that it finds the run and cancels it.
+-- instance wait, so that it finds the run and cancels it. $12 to $18 are empty where no request says anything
+-- of them: most do not, and each column costs.
 with asked as (
     select * from unnest(
         $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
@@ -29,7 +30,7 @@ with asked as (
     select id, namespace, instance, instance_uid, input::json, requested_by, request_id,
            max_attempts, max_run_seconds,
            retry_max_attempts, retry_initial_seconds, retry_max_seconds,
-           -priority, now() + ttl_seconds * interval '1 second', replay_of, labels::jsonb, live.template, schedule
+           coalesce(-priority, 0), now() + ttl_seconds * interval '1 second', replay_of, labels::jsonb, live.template, schedule
     from asked join live on live.uid = instance_uid
     where key is null or id in (select run_id from keyed)
     returning id, namespace, instance_uid, requested_by, request_id, replay_of, labels

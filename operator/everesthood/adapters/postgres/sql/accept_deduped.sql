@@ -44,7 +44,7 @@ with asked as (
     set input = a.input::json, due_at = now() + a.seconds * interval '1 second',
         max_attempts = a.max_attempts, max_run_seconds = a.max_run_seconds,
         retry_max_attempts = a.retry_max_attempts, retry_initial_seconds = a.retry_initial_seconds,
-        retry_max_seconds = a.retry_max_seconds, priority = -a.priority,
+        retry_max_seconds = a.retry_max_seconds, priority = coalesce(-a.priority, 0),
         expires_at = now() + a.ttl_seconds * interval '1 second', replay_of = a.replay_of,
         labels = a.labels::jsonb, template = a.template
     from open a join found f on f.id = a.id
@@ -74,7 +74,7 @@ with asked as (
     select id, namespace, instance, instance_uid, input::json, requested_by, request_id,
            max_attempts, max_run_seconds,
            retry_max_attempts, retry_initial_seconds, retry_max_seconds,
-           -priority, now() + ttl_seconds * interval '1 second', replay_of, labels::jsonb, template, dedupe_key,
+           coalesce(-priority, 0), now() + ttl_seconds * interval '1 second', replay_of, labels::jsonb, template, dedupe_key,
            now() + case when mode = 'debounce' then seconds else 0 end * interval '1 second'
     from open where id not in (select id from same)
     returning id, namespace, instance_uid, requested_by, request_id, replay_of, labels
