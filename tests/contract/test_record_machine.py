@@ -28,6 +28,7 @@ from everesthood.apis.wire import (
     Assignment,
     Checkpoint,
     Finish,
+    HeartbeatReply,
     HeartbeatRequest,
     LogLine,
     WorkReply,
@@ -238,11 +239,11 @@ class RecordMachine(RuleBasedStateMachine):
         )
         self.do(lambda record: record.registry.publish_instance(self.instance))
 
-    @rule(overlap=st.sampled_from(Overlap), seconds=st.sampled_from([4, 20]))
-    def plan(self, overlap, seconds) -> None:
-        """Give the instance a time to come; the twin's clock has gone on by what PostgreSQL's rows have aged."""
+    @rule(overlap=st.sampled_from(Overlap), comes=st.sampled_from([True, True, False]))
+    def plan(self, overlap, comes) -> None:
+        """Give the instance a time, which comes; the twin's clock has gone on by what PostgreSQL's rows have aged."""
         self.generation += 1
-        now = datetime.now(UTC) + timedelta(seconds=seconds)
+        now = datetime.now(UTC) + timedelta(seconds=4)
 
         def planned(record: Harness) -> PublishedInstance:
             at = now + timedelta(seconds=self.aged if record is self.memory else 0)
@@ -253,6 +254,9 @@ class RecordMachine(RuleBasedStateMachine):
             return replace(self.instance, generation=self.generation, schedules=(schedule,))
 
         self.do(lambda record: record.registry.publish_instance(planned(record)))
+        if comes:
+            self.age(5)
+            self.fire()
 
     @rule()
     def fire(self) -> None:
@@ -328,6 +332,8 @@ def _plain(answer: object) -> object:
     match answer:
         case list() | tuple():
             plain: object = [_plain(one) for one in answer]
+        case HeartbeatReply():
+            plain = [answer.lost, answer.cancel]
         case WorkReply():
             plain = [_plain(answer.assignments), answer.lost]
         case Assignment():
