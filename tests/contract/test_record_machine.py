@@ -340,7 +340,12 @@ def _plain(answer: object) -> object:
             plain = (answer.run, answer.fence, answer.attempt, bytes(answer.input), _names(answer.steps))
         case Run():
             plain = replace(
-                answer, created_at=_START, started_at=None, finished_at=None, due_at=None, expires_at=None
+                answer,
+                created_at=_START,
+                started_at=None,
+                finished_at=None,
+                due_at=answer.due_at and _START,
+                expires_at=None,
             )
         case _:
             plain = answer
@@ -372,7 +377,7 @@ def test_the_twin_and_postgres_come_to_the_same(machine: type[RecordMachine]):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=40,
+            max_examples=60,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
