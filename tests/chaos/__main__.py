@@ -5,15 +5,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tests.chaos.cases import RECOVERY_SECONDS, Case, Verdict, cases
+from tests.chaos.cases import Case, Verdict, cases
 from tests.chaos.matrix import Matrix
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "durability.md"
 _BEGIN, _END = "<!-- begin: make chaos -->\n", "<!-- end: make chaos -->\n"
 _PLACES = {
-    "sql": "the statement `{}`",
+    "sql": "statement `{}`",
     "redis": "`{}` to Redis",
-    "gateway": "the call `{}` to the gateway",
+    "gateway": "call `{}` to the gateway",
     "queue": "`{}` of a bell by Celery",
     "outside": "`{}` of a step's request to the outside",
 }
@@ -26,7 +26,7 @@ def main() -> None:
 
     def tell(case: Case, verdict: Verdict) -> None:
         told[0] += 1
-        state = "ok" if not problems(verdict) else "; ".join(problems(verdict))
+        state = "; ".join(problems(case, verdict)) or "ok"
         sys.stdout.write(f"{time.monotonic() - began:6.1f} s  {told[0]:>3}/{len(wanted)}  {case}: {state}\n")
         sys.stdout.flush()
 
@@ -37,20 +37,20 @@ def main() -> None:
     table = "".join(f"{line}\n" for line in lines(verdicts))
     write(PAGE, table)
     sys.stdout.write(table)
-    broken = {str(case): found for case, verdict in verdicts.items() if (found := problems(verdict))}
+    broken = {str(case): found for case, verdict in verdicts.items() if (found := problems(case, verdict))}
     for case, found in broken.items():
         sys.stdout.write(f"{case}: {'; '.join(found)}\n")
     sys.exit(1 if broken else 0)
 
 
-def problems(verdict: Verdict) -> list[str]:
+def problems(case: Case, verdict: Verdict) -> list[str]:
     """Return what is wrong with a case."""
     found = list(verdict.found.breaches)
     if not verdict.happened:
         found.append("the write was not come to")
     if verdict.found.left:
         found.append(f"{verdict.found.left} runs are not over")
-    if verdict.found.seconds > RECOVERY_SECONDS + verdict.start_seconds:
+    if verdict.found.seconds > case.within + verdict.start_seconds:
         found.append(f"recovered after {verdict.found.seconds:.1f} s")
     return found
 

@@ -5,15 +5,18 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from tests.chaos.points import PROCESSES, Point, points
 from tests.chaos.stack import LEASE_SECONDS, SLOW_SECONDS, Found, Stack
 
-RECOVERY_SECONDS = LEASE_SECONDS + 5
-"""From the strike to the end of the last run, on top of what a killed process takes to start again."""
+RECOVERY_SECONDS = LEASE_SECONDS + 5.0
+RESUME_SECONDS = LEASE_SECONDS + 2.0
+"""From the death of a worker to the next call of its run by another one, which was at rest."""
 _PATIENCE_SECONDS = 40.0
+_RESUMES = 4
+_LONG_SECONDS = 60.0
 _FROZEN_SECONDS = LEASE_SECONDS + 1.5
 
 
@@ -25,6 +28,8 @@ class Case:
     what: str
     when: str
     act: Callable[[Stack], Awaitable["Verdict"]]
+    within: float = RECOVERY_SECONDS
+    """How soon all must be well again, on top of what a killed process takes to start."""
 
     def __str__(self) -> str:
         return f"{self.victim}: {self.what}" + (f", {self.when}" if self.when else "")
@@ -60,7 +65,8 @@ def cases() -> tuple[Case, ...]:
         Case("redis", "emptied", "with runs queued", empty_with_runs_queued),
         Case("redis", "emptied", "with runs running", empty_with_runs_running),
     ]
-    return (*killed, *frozen, *emptied, *skewed)
+    resumed = [Case("worker", "killed with another at rest", "", resume, RESUME_SECONDS)]
+    return (*killed, *resumed, *frozen, *emptied, *skewed)
 
 
 async def kill_at(stack: Stack, point: Point) -> Verdict:
@@ -96,10 +102,41 @@ def _stimuli(stack: Stack, point: Point) -> list[tuple[Callable[[], Awaitable[No
 
 async def _start_seconds(stack: Stack, victim: str) -> float:
     member = stack.members.get(victim)
-    if member is not None:
-        with suppress(RuntimeError):
-            await member.until_ready()
+    with suppress(RuntimeError):
+        await (stack.servers.until_up() if member is None else member.until_ready())
     return time.monotonic() - stack.struck_at
+
+
+async def resume(stack: Stack) -> Verdict:
+    """Kill whoever holds a run while another worker is at rest, some times over; the slowest resume counts."""
+    await stack.forget()
+    holder, resting = stack.members["worker"], stack.hire("worker", "spare")
+    spare = resting
+    run = await stack.post(seconds=_LONG_SECONDS)
+    calls = stack.ledger.calls[run, "second"]
+    slowest = 0.0
+    try:
+        for times in range(1, _RESUMES + 1):
+            while len(calls) < times:
+                await asyncio.sleep(0.01)
+            resting.stays_down = False
+            if times == 1:
+                resting.start()
+            await resting.until_ready()
+            await asyncio.sleep(1.0)  # until it rests, and for a renewal of the lease
+            holder.stays_down = True
+            began = time.time()
+            await holder.kill()
+            while len(calls) <= times:
+                await asyncio.sleep(0.01)
+            slowest = max(slowest, calls[times][1] - began)
+            holder, resting = resting, holder
+        await stack.cancel(run)
+        found = await stack.outcome(within=_PATIENCE_SECONDS)
+    finally:
+        await spare.end()
+        stack.members["worker"].stays_down = False
+    return Verdict(True, replace(found, seconds=slowest))
 
 
 async def freeze(stack: Stack, victim: str) -> Verdict:

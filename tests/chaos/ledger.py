@@ -30,7 +30,8 @@ class Ledger:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request: POST /RUN/ATTEMPT/STEP/SECONDS, the last being how long the work takes."""
-        with suppress(ConnectionError, asyncio.IncompleteReadError, ValueError):
+        # Cancelled is one that would still take its time when the stack is gone.
+        with suppress(ConnectionError, asyncio.IncompleteReadError, ValueError, asyncio.CancelledError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             _, run, attempt, step, seconds = head.split(" ", 2)[1].split("/")
             self.calls[run, step].append((int(attempt), time.time()))

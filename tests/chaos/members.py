@@ -109,6 +109,7 @@ class Servers:
         self.postgres = postgres
         self.redis = redis
         self._tasks: list[asyncio.Task[None]] = []
+        self._starting = 0
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._keep(server)) for server in (self.postgres, self.redis)]
@@ -118,6 +119,16 @@ class Servers:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    async def until_up(self, seconds: float = 30.0) -> None:
+        """Wait until both serve."""
+        deadline = time.monotonic() + seconds
+        while not all(
+            server.process and server.process.poll() is None for server in (self.postgres, self.redis)
+        ) or (self._starting):
+            if time.monotonic() > deadline:
+                raise RuntimeError("a server does not come back")
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def pids(self, victim: str) -> list[int]:
         server = {"postgresql": self.postgres, "redis": self.redis}[victim]
@@ -131,5 +142,6 @@ class Servers:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             if server.process is not None and server.process.poll() is not None:
-                server.process = None
+                self._starting += 1
                 await asyncio.to_thread(server.start)
+                self._starting -= 1

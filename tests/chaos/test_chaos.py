@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from tests.chaos.cases import RECOVERY_SECONDS, Case, cases
+from tests.chaos.cases import Case, cases
 from tests.chaos.matrix import Matrix
 from tests.chaos.points import PROCESSES, UNASKED, operations, points, writing_statements
 
@@ -34,7 +34,7 @@ def test_every_accepted_run_ends_and_no_completed_step_is_repeated(matrix: Matri
     assert verdict.found.breaches == []
     assert verdict.found.left == 0, "there are runs that are not over"
     assert verdict.found.runs > 0
-    assert verdict.found.seconds <= RECOVERY_SECONDS + verdict.start_seconds
+    assert verdict.found.seconds <= case.within + verdict.start_seconds
 
 
 def test_every_statement_that_writes_is_somebodys():
