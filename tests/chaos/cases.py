@@ -45,6 +45,11 @@ class Verdict:
     start_seconds: float = 0.0
     """How long the struck process took until its successor served."""
 
+    def is_slow(self, case: Case) -> bool:
+        """Return whether all is as it should be, only later."""
+        in_order = self.happened and not self.found.breaches and self.found.left == 0
+        return in_order and self.found.seconds > case.within + self.start_seconds
+
 
 def cases() -> tuple[Case, ...]:
     """Return every case: the points that the code has, then what no single write stands for."""
@@ -103,7 +108,7 @@ def _stimuli(stack: Stack, point: Point) -> list[tuple[Callable[[], Awaitable[No
 async def _start_seconds(stack: Stack, victim: str) -> float:
     member = stack.members.get(victim)
     with suppress(RuntimeError):
-        await (stack.servers.until_up() if member is None else member.until_ready())
+        await (stack.servers.until_back(stack.victims) if member is None else member.until_ready())
     return time.monotonic() - stack.struck_at
 
 

@@ -109,10 +109,11 @@ class Servers:
         self.postgres = postgres
         self.redis = redis
         self._tasks: list[asyncio.Task[None]] = []
+        self._all = (postgres, redis)
         self._starting = 0
 
     def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._keep(server)) for server in (self.postgres, self.redis)]
+        self._tasks = [asyncio.create_task(self._keep(server)) for server in self._all]
 
     async def end(self) -> None:
         for task in self._tasks:
@@ -120,12 +121,12 @@ class Servers:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def until_up(self, seconds: float = 30.0) -> None:
-        """Wait until both serve."""
+    async def until_back(self, victims: list[int], seconds: float = 30.0) -> None:
+        """Wait until others serve in place of those that died."""
         deadline = time.monotonic() + seconds
-        while not all(
-            server.process and server.process.poll() is None for server in (self.postgres, self.redis)
-        ) or (self._starting):
+        while self._starting or any(
+            server.process is None or server.process.pid in victims for server in self._all
+        ):
             if time.monotonic() > deadline:
                 raise RuntimeError("a server does not come back")
             await asyncio.sleep(_LOOK_SECONDS)

@@ -9,6 +9,7 @@ import signal
 import tempfile
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -43,10 +44,10 @@ NAMESPACE = "default"
 REVISION = "r1"
 
 _BOOKS = """
-create table chaos_done (run_id uuid, name text, at timestamptz);
+create table chaos_done (run_id uuid, name text, attempt int, at timestamptz);
 create table chaos_breach (run_id uuid, what text);
 create function chaos_step() returns trigger language plpgsql as $$ begin
-  if new.state = 1 then insert into chaos_done values (new.run_id, new.name, clock_timestamp()); end if;
+  if new.state = 1 then insert into chaos_done values (new.run_id, new.name, new.attempt, clock_timestamp()); end if;
   return null;
 end $$;
 create trigger chaos_step after insert or update on step for each row execute function chaos_step();
@@ -75,7 +76,8 @@ from run r cross join (select now() - interval '{seconds} seconds' as at) s
 where r.instance = 'struck' group by s.at
 """
 _DONE = """
-select run_id::text as run, name, extract(epoch from min(at))::float8 as at from chaos_done group by run_id, name
+select run_id::text as run, name, min(attempt) as attempt, extract(epoch from min(at))::float8 as at
+from chaos_done group by run_id, name
 """
 
 
@@ -133,6 +135,8 @@ class Stack:
     breaches: list[str] = field(default_factory=list)
     generation: int = 1
     struck_at: float = 0.0
+    victims: list[int] = field(default_factory=list)
+    """Servers' processes that are to die."""
     _guests: int = 0
 
     # --- striking ---------------------------------------------------------------------------------------
@@ -150,7 +154,7 @@ class Stack:
 
     def arm(self, point: Point) -> None:
         """Strike when the point is come to."""
-        victims = [] if point.victim == point.process else self.servers.pids(point.victim)
+        victims = self.victims = [] if point.victim == point.process else self.servers.pids(point.victim)
         wanted = {"operation": point.operation, "moment": point.moment, "victims": victims}
         new = self.folder / f"{point.process}.new"
         new.write_text(json.dumps(wanted))
@@ -288,14 +292,20 @@ class Stack:
 
     async def _repeats(self) -> AsyncIterator[str]:
         """Say which steps were called for again although the record had them as done, or must not be repeated."""
-        done = {(row["run"], row["name"]): row["at"] for row in await self.ask(_DONE)}
+        done = {(row["run"], row["name"]): (row["attempt"], row["at"]) for row in await self.ask(_DONE)}
+        echoes: Counter[str] = Counter()
         for (run, step), calls in self.ledger.calls.items():
-            kept = done.get((run, "third/piece" if step == "third" else step))
+            by, kept = done.get((run, "third/piece" if step == "third" else step), (0, float("inf")))
             for attempt, at in calls:
-                if kept is not None and at > kept + _COMMIT_SECONDS:
+                if at > kept + _COMMIT_SECONDS and attempt < by:
+                    echoes[run] += 1  # what a frozen worker was about to send when it was frozen
+                elif at > kept + _COMMIT_SECONDS:
                     yield f"run {run}: {step} was done {at - kept:.2f} s before attempt {attempt} called again"
             if step == "once" and len(calls) > 1:
                 yield f"run {run}: {step} must not be repeated and was called {len(calls)} times"
+        for run, count in echoes.items():
+            if count > 1:
+                yield f"run {run}: a worker that had lost it made {count} more calls"
 
     async def ask(self, statement: str) -> Sequence[Mapping[str, Any]]:
         """Ask PostgreSQL by a connection of our own, as soon as it answers."""
