@@ -62,8 +62,8 @@ def lines(verdicts: Mapping[Case, Verdict]) -> Iterator[str]:
         rows.setdefault((case.victim, _told(case)), []).append(verdict)
     yield f"{len(verdicts)} cases, {sum(v.found.runs for v in verdicts.values())} runs."
     yield ""
-    yield "| who | what happens | runs | not over | lost or repeated | recovered after |"
-    yield "|---|---|---:|---:|---:|---:|"
+    yield "| who | what happens | runs | not over | lost or repeated | recovered after | of it, starting again |"
+    yield "|---|---|---:|---:|---:|---:|---:|"
     for (victim, what), found in rows.items():
         yield f"| {victim} | {what} | {_numbers(found)} |"
 
@@ -79,12 +79,13 @@ def _told(case: Case) -> str:
 
 def _numbers(found: Sequence[Verdict]) -> str:
     seconds = " / ".join(f"{verdict.found.seconds:.1f}" for verdict in found)
+    starts = " / ".join(f"{verdict.start_seconds:.1f}" for verdict in found if verdict.start_seconds)
     counts = (
         sum(verdict.found.runs for verdict in found),
         sum(verdict.found.left for verdict in found),
         sum(len(verdict.found.breaches) for verdict in found),
     )
-    return " | ".join([*map(str, counts), f"{seconds} s"])
+    return " | ".join([*map(str, counts), f"{seconds} s", f"{starts} s" if starts else ""])
 
 
 def write(page: Path, table: str) -> None:

@@ -40,12 +40,19 @@ class Matrix:
 
     async def _run(self) -> None:
         with tempfile.TemporaryDirectory(prefix="chaos-compiled-") as cache:
-            lanes = [self._lane(Path(cache)) for _ in range(min(STACKS, len(self._wanted)))]
+            # The first compiles what the others then find compiled.
+            warm = asyncio.Event()
+            lanes = [
+                self._lane(Path(cache), warm, first=n == 0) for n in range(min(STACKS, len(self._wanted)))
+            ]
             await asyncio.gather(*lanes)
 
-    async def _lane(self, cache: Path) -> None:
+    async def _lane(self, cache: Path, warm: asyncio.Event, *, first: bool) -> None:
         try:
+            if not first:
+                await warm.wait()
             async with running_stack(cache) as stack:
+                warm.set()
                 while self._wanted and not self._given_up:
                     case = self._wanted.pop()
                     try:
@@ -62,3 +69,5 @@ class Matrix:
                 if not verdict.done():
                     verdict.set_exception(error)
             raise
+        finally:
+            warm.set()
