@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-FAST := tests/unit tests/contract tests/integration tests/charts
+FAST := tests/unit tests/contract tests/integration tests/charts tests/chaos
 DEEP := tests/cluster tests/e2e
 export PYTHONDONTWRITEBYTECODE := 1
 
@@ -59,6 +59,10 @@ test-deep: $(READY)  ## Tests on a real Kubernetes: one is booted for the whole 
 .PHONY: bench
 bench: $(READY)  ## Benchmarks, as ratios from one run
 	$(BIN)/python -m tests.bench
+
+.PHONY: chaos
+chaos: $(READY)  ## Strike every process at every write, and write the table of docs/explanation/durability.md
+	$(BIN)/python -m tests.chaos
 
 ##@ Generate
 

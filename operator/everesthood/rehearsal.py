@@ -21,7 +21,6 @@ another died; `die_after` and `die_in` end the first one where you want it to di
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -185,7 +184,7 @@ class TemplateRehearsal:
             attempt=self.attempt,
             input=msgspec.Raw(msgspec.json.encode(self.input)),
             request_id="rehearsal",
-            deadline_at=time.time() + _FOREVER,
+            seconds_left=_FOREVER,
             lease_seconds=30,
             steps=tuple(self.records.values()),
         )

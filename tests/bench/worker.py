@@ -65,7 +65,7 @@ async def without_worker(what: Agent, by: Doing, runs: int) -> float:
         attempt=1,
         input=raw(None),
         request_id="",
-        deadline_at=time.time() + 3600,
+        seconds_left=3600.0,
         lease_seconds=30,
     )
     for _ in range(runs):

@@ -50,7 +50,7 @@ def saying(value: object, status: int = 200) -> Reply:
 async def test_work_is_handed_in_and_claimed_in_one_call(server: Server, gateway: GatewayClient) -> None:
     """The message arrives as the wire says, with the token and the revision; JSON is passed on unread."""
     given = wire.Assignment(
-        run="q", fence=1, attempt=1, input=raw({"b": 2}), request_id="x", deadline_at=1.0, lease_seconds=30
+        run="q", fence=1, attempt=1, input=raw({"b": 2}), request_id="x", seconds_left=1.0, lease_seconds=30
     )
     server.replies[wire.WORK_PATH] = saying(wire.WorkReply(assignments=(given,), lost=("r",)))
 

@@ -409,6 +409,27 @@ async def test_a_body_over_the_cap_is_refused(api, chunked):
     refused(answer, 413, "TooLarge")
 
 
+@pytest.mark.parametrize("declared", [False, True])
+async def test_an_input_of_50_mb_is_refused_without_being_read(api, declared):
+    """What is far too large is refused before it has come, at the head or at the cap, and others are served."""
+    size = b"Content-Length: 50000000" if declared else b"Transfer-Encoding: chunked"
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ada-token\r\nContent-Type: application/json\r\n%s\r\n\r\n"
+    host, port = api.address.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(head % (api.url("instances/summarizer/runs").encode(), size))
+    if not declared:
+        writer.write(11 * (b"%x\r\n" % 100_000 + b"x" * 100_000 + b"\r\n"))  # of 500 that there would be
+    async with asyncio.timeout(10):
+        status = await reader.readline()
+        answer = await reader.readuntil(b"}")
+    small = await api.start("beside it")
+    writer.close()
+
+    assert status.startswith(b"HTTP/1.1 413 ")
+    assert b'"reason":"TooLarge"' in answer
+    assert small.status_code == 201
+
+
 @pytest.mark.parametrize(
     "headers",
     [

@@ -114,7 +114,7 @@ class PlainGateway:
             attempt=1,
             input=msgspec.Raw(b'"hello"'),
             request_id=f"request-of-{run}",
-            deadline_at=time.time() + 600,
+            seconds_left=600.0,
             lease_seconds=30,
         )
 

@@ -84,6 +84,19 @@ class PostgresServer:
                 os.chown(data, self._user, self._user)
             initdb = [self._bin / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "-N"]
             subprocess.run([*initdb, "--no-instructions"], check=True, user=self._user, capture_output=True)
+        self._spawn(data)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            probe = [self._bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+            if subprocess.run(probe, check=False).returncode == 0:
+                return
+            assert self.process is not None
+            if self.process.poll() is not None:  # refused: what a killed one left is still ending
+                self._spawn(data)
+            time.sleep(0.02)
+        raise RuntimeError((self.folder / "log").read_text())
+
+    def _spawn(self, data: Path) -> None:
         options = itertools.chain.from_iterable(("-c", f"{k}={v}") for k, v in self.settings.items())
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -93,16 +106,6 @@ class PostgresServer:
                 user=self._user,
                 start_new_session=True,
             )
-        self._wait()
-
-    def _wait(self) -> None:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            probe = [self._bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-            if subprocess.run(probe, check=False).returncode == 0:
-                return
-            time.sleep(0.02)
-        raise RuntimeError((self.folder / "log").read_text())
 
     def kill(self) -> None:
         """End the server with all its processes, as a crash of the machine does."""

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import random
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -81,7 +80,7 @@ def assignment(
         attempt=attempt,
         input=raw(value),
         request_id="request-1",
-        deadline_at=time.time() + deadline,
+        seconds_left=deadline,
         lease_seconds=lease_seconds,
         steps=steps,
     )
@@ -332,7 +331,7 @@ class FakeGateway:
                 attempt=row.attempt,
                 input=row.input,
                 request_id="request",
-                deadline_at=time.time() + 3600,
+                seconds_left=3600.0,
                 lease_seconds=self.lease_seconds,
                 steps=tuple(row.steps.values()),
             )

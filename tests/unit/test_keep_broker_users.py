@@ -18,6 +18,8 @@ class Clock:
         self.owners = {owner.instance_uid: owner for owner in owners}
         self.due = due
         self.marks = 0
+        self.asked: list[float] = []
+        self.rescued = {"queued": 2, "dead": 1}
 
     async def queue_owners(self):
         return list(self.owners.values())
@@ -30,11 +32,11 @@ class Clock:
             del self.owners[uid]
 
     async def due_bells(self, older_than_seconds):
-        assert older_than_seconds == 2
+        self.asked.append(older_than_seconds)
         return self.due
 
     async def rescue(self):
-        return {"queued": 2, "dead": 1}
+        return self.rescued
 
     async def expire_approvals(self):
         return 2
@@ -128,17 +130,31 @@ async def test_due_work_that_nobody_claimed_is_rung_for_again():
     bell = MemoryBell()
     due = (DueBell(instance_uid="a", revision="r1"), DueBell(instance_uid="b", revision="r2"))
 
-    done = await repair_bells(clock=Clock(due=due), bell=bell, older_than_seconds=2)
+    clock = Clock(due=due)
 
-    assert done == {"bells": 2}
+    done = await repair_bells(clock=clock, bell=bell, older_than_seconds=2)
+
+    assert (done, clock.asked) == ({"bells": 2}, [2])
     assert dict(bell.waiting) == {("a", "r1"): 1, ("b", "r2"): 1}
 
 
 async def test_rescued_runs_are_counted_by_what_became_of_them():
     """Whoever watches sees how many runs were taken back and how many ended."""
-    assert await rescue_runs(clock=Clock()) == {"runs_queued": 2, "runs_dead": 1}
+    assert await rescue_runs(clock=Clock(), bell=MemoryBell()) == {"runs_queued": 2, "runs_dead": 1}
 
 
 async def test_what_people_left_to_the_clock_is_counted():
     """Deadlines that passed and runs that a stop cancels, each by itself."""
     assert await keep_control(clock=Clock()) == {"approvals_expired": 2, "runs_cancelled": 3}
+
+
+async def test_a_rescued_run_is_rung_for_at_once():
+    """A run that waited out a lease does not wait for the repair of bells too; without one nobody is rung."""
+    clock, bell = Clock(due=(DueBell(instance_uid="a", revision="r1"),)), MemoryBell()
+
+    await rescue_runs(clock=clock, bell=bell)
+    assert (dict(bell.waiting), clock.asked) == ({("a", "r1"): 1}, [0])
+
+    clock.rescued = {"dead": 1}
+    await rescue_runs(clock=clock, bell=bell)
+    assert clock.asked == [0]

@@ -67,10 +67,21 @@ async def test_a_refused_lease_fails_the_step(
 ) -> None:
     """The step's message names the slot; a gateway that is down may be asked again."""
     with pytest.raises(StepFailed) as failed:
-        await LeasedCredentials(Leasing(failure)).lease("key")
+        await LeasedCredentials(Leasing(failure), patience_seconds=0).lease("key")
 
     assert failed.value.message.startswith("credential slot key cannot be leased: ")
     assert (failed.value.reason, failed.value.transient) == (reason, transient)
+
+
+async def test_an_outage_of_the_gateway_is_waited_out() -> None:
+    """A step whose credential cannot be leased for a moment does not fail of it."""
+    gateway = Leasing(Unavailable("PostgreSQL cannot be reached."))
+    leasing = asyncio.create_task(LeasedCredentials(gateway).lease("key"))
+    while gateway.asked < 2:
+        await asyncio.sleep(0.01)
+    gateway.failure = None
+
+    assert (await leasing).value == f"value-key-{gateway.asked}"
 
 
 @pytest.mark.parametrize("value", ['quo"ted', "täglich", "user:password", "back\\slash"])

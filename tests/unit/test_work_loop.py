@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.support.worker import (
     Figures,
     Serving,
     agent,
+    assignment,
     executing,
     raw,
     step,
@@ -19,6 +21,7 @@ from tests.support.worker import (
 
 from everesthood.apis.wire import Assignment, Finish, StepRecord
 from everesthood.domain.errors import Forbidden, StepFailed, Unavailable
+from everesthood.usecases.held_runs import HeldRuns
 from everesthood.usecases.outbox import MAX_FINISHES
 from everesthood.usecases.work_loop import Worker
 
@@ -539,6 +542,36 @@ async def test_a_run_whose_lease_cannot_be_renewed_is_let_go() -> None:
                 await asyncio.sleep(0.01)
 
     assert gateway.rows["run-1"].finish is None
+
+
+async def test_a_worker_that_was_frozen_beyond_the_lease_begins_no_further_step() -> None:
+    """Another worker may have done the next step already: the one that wakes stops before it, not after."""
+    gateway, figures = FakeGateway(lease_seconds=1), Figures()
+    gateway.add(1)
+    begun: list[str] = []
+
+    async def act(given: Assignment, journal: Any) -> Finish:
+        time.sleep(1.1)  # noqa: ASYNC251 - as a frozen process: nothing else has its turn
+        journal.note(StepRecord(name="a", state="succeeded"))
+        begun.append("b")
+        return succeeded(given)
+
+    async with Serving(gateway, act, figures=figures):
+        await gateway.until(lambda: figures.outcomes["lost"] == 1)
+
+    assert begun == []
+    assert not any(r.checkpoints or r.finished for r in gateway.requests)
+
+
+def test_a_run_that_waited_for_a_slot_has_that_much_less_time() -> None:
+    """The run's time counts from the claim, whenever its execution begins, and by no wall clock."""
+    held = HeldRuns(slots=1)
+    held.add([assignment(deadline=60.0)], asked_at=1000.0)
+
+    started = held.next_to_start()
+
+    assert started is not None
+    assert started.begun(1025.0).seconds_left == 35.0
 
 
 async def test_a_defect_takes_down_its_run_only() -> None:

@@ -112,8 +112,8 @@ class Assignment(Message, frozen=True):
     attempt: int
     input: msgspec.Raw
     request_id: str
-    deadline_at: float
-    """Seconds since the epoch at which the run as a whole is out of time."""
+    seconds_left: float
+    """How long the run as a whole may still take, by the record's clock: a worker's may be wrong."""
     lease_seconds: int
     steps: tuple[StepRecord, ...] = ()
     """Checkpoints of earlier attempts, in the order in which they were written."""

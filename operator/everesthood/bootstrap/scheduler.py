@@ -132,7 +132,7 @@ def duties(
         Duty(
             name="rescue-runs",
             period_seconds=RESCUE_SECONDS,
-            work=partial(rescue_runs, clock=clock),
+            work=partial(rescue_runs, clock=clock, bell=bell),
         ),
     )
 

@@ -23,7 +23,7 @@ async def execute_run(assignment: Assignment, journal: Journal, *, agent: Agent,
     attempt = _Attempt(assignment, journal, agent, doing)
     try:
         attempt.check_past()
-        async with asyncio.timeout(assignment.deadline_at - time.time()):
+        async with asyncio.timeout(assignment.seconds_left):
             await attempt.do_steps()
             if attempt.asks:
                 return attempt.waiting()
@@ -64,6 +64,7 @@ class _Attempt:
         self._values: dict[str, object] = {
             name: msgspec.json.decode(self._past[name].output) for name in graph.done(self._past)
         }
+        self._ends_at = time.monotonic() + assignment.seconds_left
         self._given = {"input": msgspec.json.decode(assignment.input), "config": agent.config}
         self._course = Course()
         self._under_way: SideBySide[Step] = SideBySide(self._course, lambda step: step.name)
@@ -128,7 +129,7 @@ class _Attempt:
             request_id=assignment.request_id,
             step=step,
             fence=assignment.fence,
-            deadline_at=assignment.deadline_at,
+            ends_at=self._ends_at,
             variables=self._variables(),
             journal=self._journal,
             earlier=self._past,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+import msgspec
+
 from everesthood.apis.wire import Assignment, Finish, Held
 
 SHORT_RUN_SECONDS: Final = 1.0
@@ -31,6 +33,8 @@ class HeldRun:
     assignment: Assignment
     lease_until: float
     """By the loop's monotonic clock, counted from before the gateway was asked."""
+    ends_at: float
+    """When the run as a whole is out of time, by the same clock."""
     task: asyncio.Task[None] | None = None
     stop: Stop | None = None
 
@@ -38,6 +42,10 @@ class HeldRun:
     def key(self) -> tuple[str, int]:
         """Return what the record knows the attempt by."""
         return self.assignment.run, self.assignment.fence
+
+    def begun(self, now: float, complete: Assignment) -> Assignment:
+        """Return the complete assignment as it stands when its execution begins: it may have waited."""
+        return msgspec.structs.replace(complete, seconds_left=self.ends_at - now)
 
     def break_off(self, why: Stop) -> None:
         """End its execution; the first reason counts, but for a lost lease."""
@@ -99,7 +107,8 @@ class HeldRuns:
         """Take runs in, to start when there is a slot."""
         for assignment in assignments:
             until = asked_at + assignment.lease_seconds
-            self._waiting.append(HeldRun(assignment=assignment, lease_until=until))
+            ends_at = asked_at + assignment.seconds_left
+            self._waiting.append(HeldRun(assignment=assignment, lease_until=until, ends_at=ends_at))
 
     def next_to_start(self) -> HeldRun | None:
         """Move a waiting run into a free slot and return it."""

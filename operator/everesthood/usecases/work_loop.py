@@ -10,6 +10,7 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, Literal
 
 from everesthood.apis.reasons import Reason
@@ -234,9 +235,10 @@ class Worker:
 
     async def _finish_of(self, held: HeldRun) -> Finish | None:
         assignment = held.assignment
-        journal = RunJournal(assignment.run, assignment.fence, self._outbox, self._noted)
+        journal = RunJournal(assignment.run, assignment.fence, self._outbox, partial(self._noted, held))
         try:
-            return await self._execute(await fetch_outputs(self._gateway, assignment), journal)
+            fetched = await fetch_outputs(self._gateway, assignment)
+            return await self._execute(held.begun(time.monotonic(), fetched), journal)
         except Refused:  # what is left of it is no longer ours to know
             held.stop = Stop.LOST
             return None
@@ -253,7 +255,12 @@ class Worker:
                 message=f"The worker has a defect: {type(error).__name__}. Its log says where.",
             )
 
-    def _noted(self) -> None:
+    def _noted(self, held: HeldRun) -> None:
+        if held.lease_until <= time.monotonic():
+            # The process was frozen and wakes in the middle of a run that is another worker's by now: it must
+            # not go on to the next step, and what watches leases has not had its turn yet.
+            self._lose(held)
+            raise asyncio.CancelledError
         if self._lines_due <= time.monotonic():
             self._lines_due = time.monotonic() + LINE_SECONDS
         self._stir.set()

@@ -9,22 +9,32 @@ from typing import Final
 
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import CredentialLease
-from everesthood.domain.errors import EveresthoodError, StepFailed
+from everesthood.domain.errors import EveresthoodError, StepFailed, Unavailable
 from everesthood.usecases.ports.worker import Gateway
 
 REDACTED: Final = "[credential]"
 _SHORTEST: Final = 6
 """Values shorter than this are not looked for in texts: they would match by chance."""
 _REMEMBERED: Final = 64
+_PATIENCE_SECONDS: Final = 30.0
+"""An outage of ours is waited out: no step should fail of it that could go on after it."""
+_PAUSE_SECONDS: Final = 0.25
 
 
 class LeasedCredentials:
     """The port `Credentials` over the gateway."""
 
-    def __init__(self, gateway: Gateway, *, now: Callable[[], float] = time.monotonic) -> None:
-        """Lease nothing yet."""
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
+        """Lease nothing yet; a gateway that is away is asked again for as long as the patience lasts."""
         self._gateway = gateway
         self._now = now
+        self._patience_seconds = patience_seconds
         self._leases: dict[str, tuple[CredentialLease, float]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._secrets: dict[str, None] = {}
@@ -45,8 +55,15 @@ class LeasedCredentials:
             return lease
 
     async def _ask(self, slot: str) -> CredentialLease:
+        until = self._now() + self._patience_seconds
         try:
-            return await self._gateway.lease(slot)
+            while True:
+                try:
+                    return await self._gateway.lease(slot)
+                except Unavailable:
+                    if self._now() >= until:
+                        raise
+                await asyncio.sleep(_PAUSE_SECONDS)
         except EveresthoodError as error:
             said = f"credential slot {slot} cannot be leased: {error.message}"
             reason = error.reason if error.reason is not Reason.BAD_REQUEST else Reason.CREDENTIAL_NOT_READY

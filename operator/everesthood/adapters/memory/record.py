@@ -318,7 +318,7 @@ def as_run(row: RunRow, *, whole: bool = True) -> Run:
         fire_at=asked.fire_at,
         failures=row.failures,
         approvals=() if row.state in FINAL else _open(row),
-        due_at=row.due_at if row.state is RunState.QUEUED else None,
+        due_at=row.due_at if row.state is RunState.QUEUED and row.due_at != HELD else None,
         priority=asked.priority,
         expires_at=row.expires_at,
         replay_of=asked.replay_of,

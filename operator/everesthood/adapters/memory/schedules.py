@@ -118,7 +118,9 @@ def _start(record: Record, start: Start) -> int:
         if (row.request.instance_uid, row.request.schedule, row.request.fire_at) == key:
             return 0
     now = record.now()
-    run = RunRow(request=asked, created_at=now, due_at=HELD if start.held else now)
+    instance = record.live(asked.instance_uid)
+    template = None if instance is None else instance.published.template
+    run = RunRow(request=asked, created_at=now, due_at=HELD if start.held else now, template=template)
     if start.held:
         run.reason, run.message = schedules.HELD.reason, schedules.HELD.message
     record.rows[asked.id] = run

@@ -190,7 +190,7 @@ class MemoryWork:
             attempt=row.attempt,
             input=msgspec.Raw(row.request.input),
             request_id=row.request.request_id,
-            deadline_at=ends.timestamp(),
+            seconds_left=(ends - now).total_seconds(),
             lease_seconds=int(self._lease.total_seconds()),
             steps=tuple(_checkpoints(row)),
         )

@@ -26,6 +26,8 @@ from everesthood.usecases.ports.record import DueBell, Fired, QueueOwner
 
 _BATCH: Final = 500
 _PROBE_SECONDS: Final = 2.0
+_AGAIN_SECONDS: Final = 0.25
+"""After a loss: most often PostgreSQL was started anew, and nobody leads until it is asked again."""
 _LOCK_SPACE: Final = 0x65766572  # "ever": keeps our advisory locks apart from others'
 
 
@@ -130,6 +132,7 @@ class PostgresClock:
 
     async def lead(self, duty: str) -> AsyncIterator[bool]:
         """Yield True and False as the duty's advisory lock comes and goes with its connection."""
+        pause = _PROBE_SECONDS
         while True:
             connection = await self._lock(duty)
             if connection is not None:
@@ -139,7 +142,9 @@ class PostgresClock:
                 finally:
                     connection.terminate()
                 yield False
-            await asyncio.sleep(_PROBE_SECONDS)
+                pause = _AGAIN_SECONDS
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _PROBE_SECONDS)
 
     async def _lock(self, duty: str) -> asyncpg.Connection | None:
         with suppress(EveresthoodError):

@@ -149,7 +149,7 @@ class PostgresWork:
             attempt=row["attempt"],
             input=msgspec.Raw(row["input"].encode()),
             request_id=row["request_id"],
-            deadline_at=row["deadline_at"],
+            seconds_left=row["seconds_left"],
             lease_seconds=self._lease_seconds,
             steps=_STEPS.decode(row["steps"]) if row["steps"] else (),
         )

@@ -58,5 +58,5 @@ class ChildRuns:
 
 def _seconds_left(scope: Scope) -> int:
     """Return how long a child may take: no longer than the step, nor than the run."""
-    left = min(float(scope.step.timeout_seconds), scope.deadline_at - time.time())
+    left = min(float(scope.step.timeout_seconds), scope.ends_at - time.monotonic())
     return max(1, int(left))

@@ -135,8 +135,8 @@ class Scope:
     request_id: str
     step: Step
     fence: int = 0
-    deadline_at: float = math.inf
-    """Seconds since the epoch at which the run is out of time."""
+    ends_at: float = math.inf
+    """When the run is out of time, by the monotonic clock."""
     variables: Mapping[str, object]
     """`input`, `config`, `steps` and `run`, inside a forEach also `item` and `index`."""
     journal: Journal

@@ -31,9 +31,9 @@ wants as (
         reason = null, message = ''
     from claimed c where r.id = c.id
     returning c.k, r.id, r.fence, r.attempt, r.input, r.request_id, r.due_at, r.priority,
-              extract(epoch from r.started_at)::float8 + r.max_run_seconds as deadline_at, r.failed_attempt
+              extract(epoch from r.started_at - now())::float8 + r.max_run_seconds as seconds_left, r.failed_attempt
 )
-select k::int, id::text, null as instance_uid, fence, attempt, input::text, request_id, deadline_at, priority, due_at,
+select k::int, id::text, null as instance_uid, fence, attempt, input::text, request_id, seconds_left, priority, due_at,
 -- include: checkpoints
 from started
 union all  -- queues that a limit may keep back: what of them may start is decided after this

@@ -8,9 +8,9 @@ with chosen as (
         reason = null, message = '', limited = true
     from chosen c where r.id = c.id
     returning c.k, r.id, r.fence, r.attempt, r.input, r.request_id, r.due_at, r.priority,
-              extract(epoch from r.started_at)::float8 + r.max_run_seconds as deadline_at, r.failed_attempt
+              extract(epoch from r.started_at - now())::float8 + r.max_run_seconds as seconds_left, r.failed_attempt
 )
-select k, id::text, fence, attempt, input::text, request_id, deadline_at,
+select k, id::text, fence, attempt, input::text, request_id, seconds_left,
 -- include: checkpoints
 from started
 order by k, priority, due_at, id
