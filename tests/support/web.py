@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -127,10 +127,10 @@ async def until(happened: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def publish(registry: Registry) -> None:
+async def publish(registry: Registry, template: Mapping[str, object] = TEMPLATE) -> None:
     """Publish two instances that can run, of two organisations, and one that cannot yet."""
     for (namespace, name), uid in UIDS.items():
-        spec = json.dumps(TEMPLATE).encode()
+        spec = json.dumps(template).encode()
         await registry.publish_revision(
             PublishedRevision(namespace=namespace, digest=REVISION, template="summarizer", spec=spec)
         )

@@ -1,0 +1,353 @@
+"""An installation with thousands of instances, for the overload test.
+
+Real are the control plane, its token reviews and RBAC, PostgreSQL with fsync, Valkey, and the processes controller,
+scheduler, web and gateway. The nodes only pretend (`fakekubelet`), and so do the workers (`tests.support.crowd`),
+each with the token that its pod would find mounted.
+"""
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+from tests.cluster.embedded import EmbeddedCluster
+from tests.cluster.progress import say, step
+from tests.support.broker import broker_on
+from tests.support.controller import apply, condition, eventually, install_crds, instance, template
+from tests.support.crowd import Crowd, Pod
+from tests.support.lines import HttpLine
+from tests.support.postgres import free_port, running_postgres
+from tests.support.system import Processes, processes, says, until
+from tests.support.valkey import ValkeyServer, running_valkey
+
+from everesthood.adapters.kubernetes.client import Client, connect, object_path
+from everesthood.adapters.postgres import Database, migrate
+from everesthood.apis import names
+
+NODES = 3
+SLOTS = 20
+LANES = 4
+"""Kept connections of a caller."""
+_AT_ONCE = 32
+_PERSON = "caller"
+_RBAC = "rbac.authorization.k8s.io"
+_READY_SECONDS = 900.0
+_TOKEN_SECONDS = 3600
+_AUDIENCES = {"web": names.WEB_AUDIENCE, "gateway": names.GATEWAY_AUDIENCE}
+_RUNS = """
+select id::text, namespace, state, attempt, fence, extract(epoch from created_at)::float8 as created_at,
+       extract(epoch from started_at)::float8 as started_at, extract(epoch from finished_at)::float8 as finished_at,
+       (select count(*) from step s where s.run_id = run.id) as steps
+from run where id = any($1::uuid[])
+"""
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Org:
+    """An organisation: its namespace, its instances, and the token of one who may start runs."""
+
+    namespace: str
+    instances: tuple[str, ...]
+    token: str
+
+    def path(self, number: int) -> str:
+        """Return where a run of one of its instances is asked for."""
+        name = self.instances[number % len(self.instances)]
+        return f"{names.API_PREFIX}/namespaces/{self.namespace}/instances/{name}/runs"
+
+
+@dataclass(slots=True)
+class Asked:
+    """What callers were answered."""
+
+    began: float
+    runs: dict[str, float] = field(default_factory=dict)
+    """Accepted runs and when each was asked for."""
+    refusals: list[tuple[int, bytes]] = field(default_factory=list)
+    ended: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Town:
+    """The running installation."""
+
+    orgs: Sequence[Org]
+    crowd: Crowd
+    made: Processes
+    pids: dict[str, int]
+    record: asyncpg.Connection
+    web: int
+    person: Client
+    setup_seconds: float
+
+    async def ask(self, jobs: Iterable[tuple[Org, int]], *, lanes: int = LANES) -> Asked:
+        """Ask for a run for each (organisation, instance), all organisations at once."""
+        by_org: dict[str, tuple[Org, deque[int]]] = {}
+        for org, number in jobs:
+            by_org.setdefault(org.namespace, (org, deque()))[1].append(number)
+        open_lines = [
+            (org, wanted, await HttpLine.open(self.web, org.token))
+            for org, wanted in by_org.values()
+            for _ in range(lanes)
+        ]
+        asked = Asked(began=time.time())
+        await asyncio.gather(*(self._lane(org, wanted, line, asked) for org, wanted, line in open_lines))
+        asked.ended = time.time()
+        for _, _, line in open_lines:
+            line.close()
+        return asked
+
+    async def ask_steadily(self, org: Org, pause: float, stop: asyncio.Event, *, least: int) -> Asked:
+        """Ask for a run every so often, at least so many times, until `stop` is set."""
+        line, asked, count = await HttpLine.open(self.web, org.token), Asked(began=time.time()), 0
+        while count < least or not stop.is_set():
+            await self._one(org, count, line, asked)
+            count += 1
+            await asyncio.sleep(pause)
+        line.close()
+        return asked
+
+    async def _lane(self, org: Org, wanted: deque[int], line: HttpLine, asked: Asked) -> None:
+        while wanted:
+            await self._one(org, wanted.popleft(), line, asked)
+
+    async def _one(self, org: Org, number: int, line: HttpLine, asked: Asked) -> None:
+        body = json.dumps({"input": {"number": number, "text": "x" * 120}}).encode()
+        at = time.time()
+        status, answer = await line.ask("POST", org.path(number), body)
+        if status == 201:
+            asked.runs[json.loads(answer)["id"]] = at
+        else:
+            asked.refusals.append((status, answer))
+
+    async def all_over(self, seconds: float = 120.0) -> None:
+        """Wait until no run is left to do."""
+
+        async def none_left() -> bool:
+            self.check()
+            return not await self.record.fetchval("select exists (select from run where state in (0, 1, 2))")
+
+        await eventually(none_left, seconds)
+
+    async def runs(self, asked: Asked) -> list[asyncpg.Record]:
+        """Return how the record has the accepted runs."""
+        return await self.record.fetch(_RUNS, list(asked.runs))
+
+    def check(self) -> None:
+        """Raise when a process or a simulated worker is gone."""
+        assert not self.made.dead(), (self.made.dead(), self.made.log())
+        self.crowd.check()
+
+
+@asynccontextmanager
+async def town(cluster: EmbeddedCluster, orgs: int, each: int) -> AsyncIterator[Town]:
+    """Set everything up, which takes minutes, and leave nothing behind."""
+    began = time.monotonic()
+    async with AsyncExitStack() as stack:
+        made = stack.enter_context(processes())
+        postgres = stack.enter_context(running_postgres(fsync="on", shared_buffers="256MB"))
+        valkey = stack.enter_context(running_valkey("maxclients 15000"))
+        broker = await stack.enter_async_context(broker_on(valkey))
+        record = await stack.enter_async_context(_record(postgres.url))
+        kubeconfig = str(cluster.kubeconfig)
+        await install_crds(kubeconfig)
+        person = await stack.enter_async_context(
+            await connect(kubeconfig, connections=_AT_ONCE, timeout_seconds=60)
+        )
+        start = _Start(made, postgres.url, valkey, broker.bell_password_file, kubeconfig)
+        pids = {"scheduler": start.scheduler(), "controller": start.controller()}
+        wanted = [(f"org-{n:02}", tuple(f"agent-{m:03}" for m in range(each))) for n in range(orgs)]
+        with step(f"{orgs * each} instances of {orgs} organisations applied"):
+            await _settle(person, wanted)
+        with step("the controller publishes them, the scheduler makes their queues, their pods run"):
+            await _published(record, orgs * each, made)
+            found = [pod for namespace, _ in wanted for pod in await _pods(person, namespace, each)]
+        with step("tokens of the pods and of the callers"):
+            pods = await _in_parallel(_mounted(person, *pod) for pod in found)
+            callers = await _in_parallel(_token(person, namespace, _PERSON, "web") for namespace, _ in wanted)
+        pids["web"], web = start.server("web")
+        pids["gateway"], gateway = start.server("gateway")
+        crowd = Crowd(gateway, slots=SLOTS)
+        stack.push_async_callback(crowd.leave)
+        with step("simulated workers seated by the gateway, each listening to its queue"):
+            await crowd.join(pods)
+        yield Town(
+            orgs=[
+                Org(namespace=namespace, instances=instances, token=token)
+                for (namespace, instances), token in zip(wanted, callers, strict=True)
+            ],
+            crowd=crowd,
+            made=made,
+            pids=pids,
+            record=record,
+            web=web,
+            person=person,
+            setup_seconds=time.monotonic() - began,
+        )
+
+
+@asynccontextmanager
+async def _record(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Make the schema; yield a connection to look at what becomes of it."""
+    database = Database(lambda: url)
+    await migrate(database)
+    await database.close()
+    connection = await asyncpg.connect(url)
+    yield connection
+    await connection.close()
+
+
+class _Start:
+    """Starts the installation's processes."""
+
+    def __init__(
+        self, made: Processes, url: str, valkey: ValkeyServer, bell_password_file: Path, kubeconfig: str
+    ) -> None:
+        self._made = made
+        self._admin = {"redis_password_file": valkey.password_file}
+        self._bell = {"redis_user": "bell", "redis_password_file": bell_password_file}
+        self._bell_file = bell_password_file
+        key = valkey.folder / "bell-key"
+        self._common = {
+            "database_url": url, "redis_port": valkey.port, "bell_key_file": key, "fingerprint_key_file": key,
+            "kubeconfig": kubeconfig, "namespace": "default",
+        }  # fmt: skip
+
+    def scheduler(self) -> int:
+        port = free_port()
+        return self._process(
+            "scheduler", port, **self._admin, redis_bell_password_file=self._bell_file, metrics_port=port
+        )
+
+    def controller(self) -> int:
+        port = free_port()
+        return self._process(
+            "controller",
+            port,
+            worker_image="example.test/worker:1",
+            node_selector_fake=True,
+            metrics_port=port,
+        )
+
+    def server(self, name: str) -> tuple[int, int]:
+        """Return pid and port of web or gateway."""
+        port, metrics = free_port(), free_port()
+        pid = self._process(name, metrics, **self._bell, http_port=port, metrics_port=metrics)
+        return pid, port
+
+    def _process(self, name: str, metrics: int, **settings: object) -> int:
+        process = self._made.everesthood(name, **self._common, **settings)
+        until(lambda: says(metrics, path="/readyz"), self._made)
+        return process.pid
+
+
+async def _settle(person: Client, wanted: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+    """Make each organisation's namespace, who may start runs there, and its instances."""
+    for namespace, _ in wanted:
+        await person.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
+        await person.create(_path("v1", "serviceaccounts", namespace), {"metadata": {"name": _PERSON}})
+        rule = {"apiGroups": [names.GROUP], "resources": ["agentinstances/run"], "verbs": ["create"]}
+        await person.create(
+            _path(f"{_RBAC}/v1", "roles", namespace), {"metadata": {"name": _PERSON}, "rules": [rule]}
+        )
+        binding = {
+            "metadata": {"name": _PERSON},
+            "subjects": [{"kind": "ServiceAccount", "name": _PERSON, "namespace": namespace}],
+            "roleRef": {"kind": "Role", "name": _PERSON, "apiGroup": _RBAC},
+        }
+        await person.create(_path(f"{_RBAC}/v1", "rolebindings", namespace), binding)
+        await apply(person, template(namespace=namespace))
+    await _in_parallel(
+        apply(person, instance(name, namespace=namespace)) for namespace, names_ in wanted for name in names_
+    )
+
+
+async def _published(record: asyncpg.Connection, number: int, made: Processes) -> None:
+    """Wait until the record has all instances, each with a revision that can run and a queue."""
+    said = time.monotonic()
+
+    async def all_there() -> bool:
+        nonlocal said
+        assert not made.dead(), (made.dead(), made.log())
+        found = await record.fetchval(
+            "select count(*) from instance where current_revision is not null and queue_ready"
+        )
+        if time.monotonic() - said > 30:
+            said = time.monotonic()
+            say(f"  {found} of {number} can run")
+        return bool(found == number)
+
+    await eventually(all_there, _READY_SECONDS, pause=1.0)
+
+
+async def _pods(person: Client, namespace: str, each: int) -> list[tuple[str, str, dict[str, Any], str]]:
+    """Wait for the pods of an organisation; return (namespace, account, reference to the pod, revision)."""
+
+    async def all_run() -> list[dict[str, Any]] | None:
+        found = (await person.get(_path("v1", "pods", namespace)))["items"]
+        running = [pod for pod in found if pod["status"].get("phase") == "Running"]
+        return running if len(running) == each else None
+
+    found = await eventually(all_run, _READY_SECONDS, pause=1.0)
+    return [
+        (
+            namespace,
+            pod["spec"]["serviceAccountName"],
+            {
+                "kind": "Pod",
+                "apiVersion": "v1",
+                "name": pod["metadata"]["name"],
+                "uid": pod["metadata"]["uid"],
+            },
+            pod["metadata"]["labels"][names.LABEL_REVISION],
+        )
+        for pod in found
+    ]
+
+
+async def not_ready(person: Client, namespace: str) -> list[str]:
+    """Return the instances of an organisation that are not Ready."""
+    found = await person.get(object_path(names.API_VERSION, "agentinstances", namespace=namespace))
+    return [
+        one["metadata"]["name"] for one in found["items"] if condition(one, "Ready").get("status") != "True"
+    ]
+
+
+async def _mounted(person: Client, namespace: str, account: str, pod: dict[str, Any], revision: str) -> Pod:
+    """Return what the kubelet would mount into a pod."""
+    return Pod(token=await _token(person, namespace, account, "gateway", pod=pod), revision=revision)
+
+
+async def _token(
+    person: Client, namespace: str, account: str, audience: str, *, pod: dict[str, Any] | None = None
+) -> str:
+    """Return a token as the kubelet, or a caller, asks the API server for it."""
+    spec: dict[str, Any] = {"audiences": [_AUDIENCES[audience]], "expirationSeconds": _TOKEN_SECONDS}
+    if pod is not None:
+        spec["boundObjectRef"] = pod
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+    path = f"{_path('v1', 'serviceaccounts', namespace, account)}/token"
+    return str((await person.request("POST", path, body=body))["status"]["token"])
+
+
+async def _in_parallel(jobs: Iterable[Awaitable[Made]]) -> list[Made]:
+    """Return all results in order, having awaited some at a time."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(job: Awaitable[Made]) -> Made:
+        async with gate:
+            return await job
+
+    return await asyncio.gather(*(one(job) for job in jobs))
+
+
+def _path(api_version: str, plural: str, namespace: str, name: str = "") -> str:
+    return object_path(api_version, plural, namespace=namespace, name=name)
