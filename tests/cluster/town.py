@@ -8,7 +8,8 @@ each with the token that its pod would find mounted.
 import asyncio
 import json
 import time
-from collections import deque
+import uuid
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ SLOTS = 20
 LANES = 4
 """Kept connections of a caller."""
 _AT_ONCE = 32
+_UNAVAILABLE = 503
+_AGAIN_SECONDS = 1.0
 _PERSON = "caller"
 _RBAC = "rbac.authorization.k8s.io"
 _READY_SECONDS = 900.0
@@ -71,7 +74,8 @@ class Asked:
     began: float
     runs: dict[str, float] = field(default_factory=dict)
     """Accepted runs and when each was asked for."""
-    refusals: list[tuple[int, bytes]] = field(default_factory=list)
+    refusals: Counter[str] = field(default_factory=Counter)
+    """Why a request was refused for a moment; each was sent again, as the answer says."""
     ended: float = 0.0
 
 
@@ -102,7 +106,7 @@ class Town:
         await asyncio.gather(*(self._lane(org, wanted, line, asked) for org, wanted, line in open_lines))
         asked.ended = time.time()
         for _, _, line in open_lines:
-            line.close()
+            await line.close()
         return asked
 
     async def ask_steadily(self, org: Org, pause: float, stop: asyncio.Event, *, least: int) -> Asked:
@@ -112,7 +116,7 @@ class Town:
             await self._one(org, count, line, asked)
             count += 1
             await asyncio.sleep(pause)
-        line.close()
+        await line.close()
         return asked
 
     async def _lane(self, org: Org, wanted: deque[int], line: HttpLine, asked: Asked) -> None:
@@ -120,13 +124,19 @@ class Town:
             await self._one(org, wanted.popleft(), line, asked)
 
     async def _one(self, org: Org, number: int, line: HttpLine, asked: Asked) -> None:
+        """Ask until it is accepted; the key makes one run of all that."""
         body = json.dumps({"input": {"number": number, "text": "x" * 120}}).encode()
+        key = f"Idempotency-Key: {uuid.uuid4()}\r\n".encode()
         at = time.time()
-        status, answer = await line.ask("POST", org.path(number), body)
-        if status == 201:
-            asked.runs[json.loads(answer)["id"]] = at
-        else:
-            asked.refusals.append((status, answer))
+        while True:
+            status, answer = await line.ask("POST", org.path(number), body, key)
+            said = json.loads(answer)
+            if status in {200, 201}:
+                asked.runs[said["id"]] = at
+                return
+            assert status == _UNAVAILABLE, said
+            asked.refusals[said["reason"]] += 1
+            await asyncio.sleep(_AGAIN_SECONDS)
 
     async def all_over(self, seconds: float = 120.0) -> None:
         """Wait until no run is left to do."""

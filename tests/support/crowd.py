@@ -113,7 +113,7 @@ class _Worker:
             await asyncio.wait([self._serving])
         for line in (self._gateway, self._queue):
             if line is not None:
-                line.close()
+                await line.close()
 
     def check(self) -> None:
         if self._serving is not None and self._serving.done():

@@ -6,7 +6,7 @@ Both keep one connection and speak it by hand: HTTP/1.1 with a Content-Length, R
 import asyncio
 import re
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Self, cast
 
 from everesthood.apis.wire import QueueLease
 
@@ -14,15 +14,35 @@ _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 _HEAD_END = b"\r\n\r\n"
 
 
-class HttpLine(asyncio.Protocol):
+class _Line(asyncio.Protocol):
+    """One connection, and its end."""
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def close(self) -> None:
+        """Close the connection, and return when it is closed."""
+        if self._transport is not None:
+            self._transport.close()
+            await self._closed
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one, but not by its class
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed.set_result(None)
+
+
+class HttpLine(_Line):
     """One kept connection to a server on this machine: one request at a time."""
 
     def __init__(self, port: int, headers: Mapping[str, str]) -> None:
+        super().__init__()
         said = {"Host": f"127.0.0.1:{port}", "Content-Type": "application/json", **headers}
         self._headers = "".join(f"{name}: {value}\r\n" for name, value in said.items()).encode()
-        self._received = bytearray()
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
-        self._transport: asyncio.Transport | None = None
 
     @classmethod
     async def open(cls, port: int, token: str, **headers: str) -> Self:
@@ -41,14 +61,6 @@ class HttpLine(asyncio.Protocol):
         self._transport.write(b"%b%b%b\r\n%b" % (start, self._headers, headers, body))
         return await self._answer
 
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
     def data_received(self, data: bytes) -> None:
         self._received += data
         end = self._received.find(_HEAD_END)
@@ -66,18 +78,18 @@ class HttpLine(asyncio.Protocol):
             answer.set_result((status, body))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(exc or ConnectionResetError("the server closed the connection"))
 
 
-class BellLine(asyncio.Protocol):
+class BellLine(_Line):
     """One connection that waits at a worker's queue, with that worker's own user and rights."""
 
     def __init__(self, lease: QueueLease, on_bell: Callable[[], None]) -> None:
+        super().__init__()
         self._lease = lease
         self._on_bell = on_bell
-        self._received = bytearray()
-        self._transport: asyncio.Transport | None = None
         self._listens: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.refusals: list[bytes] = []
 
@@ -89,14 +101,10 @@ class BellLine(asyncio.Protocol):
         await line._listens
         return line
 
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(_command("AUTH", self._lease.user, self._lease.password))
+        super().connection_made(transport)
+        assert self._transport is not None
+        self._transport.write(_command("AUTH", self._lease.user, self._lease.password))
 
     def data_received(self, data: bytes) -> None:
         self._received += data

@@ -67,6 +67,12 @@ class Processes:
         environment = {f"EVERESTHOOD_{key.upper()}": str(value) for key, value in settings.items()}
         return self.start(f"everesthood.entrypoints.{name}.main", **environment)
 
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """End one as a crash does."""
+        process.kill()
+        process.wait()
+        self._running.remove(process)
+
     def end(self) -> None:
         for process in self._running:
             process.terminate()
@@ -215,7 +221,7 @@ async def prepare(url: str, template: Mapping[str, object] = TEMPLATE) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """A running installation with one worker."""
+    """A running installation of one instance."""
 
     web: int
     """Port of the REST API."""
@@ -231,9 +237,11 @@ def start_system(
     valkey: ValkeyServer,
     bell_password_file: str,
     cluster: int,
+    *,
+    workers: int = 1,
     **settings: object,
 ) -> System:
-    """Start all but the controller; return once the worker hears its queue. `settings` are the gateway's."""
+    """Start all but the controller; return once the workers hear their queue. `settings` are the gateway's."""
     web, gateway, ports = free_port(), free_port(), [free_port() for _ in range(3)]
     key, token, config = (made.folder / name for name in ("key", "token", "kubeconfig"))
     key.write_bytes((valkey.folder / "bell-key").read_bytes())
@@ -262,5 +270,6 @@ def start_system(
         until(lambda: hears(port), made)
         return process
 
-    known = {"web": at_web, "gateway": at_gateway, "scheduler": scheduler, "worker": start_worker()}
+    known = {"web": at_web, "gateway": at_gateway, "scheduler": scheduler}
+    known |= {"worker" if n == 0 else f"worker {n + 1}": start_worker() for n in range(workers)}
     return System(web=web, gateway=gateway, processes=known, start_worker=start_worker)
