@@ -138,7 +138,7 @@ class Town:
             asked.refusals[said["reason"]] += 1
             await asyncio.sleep(_AGAIN_SECONDS)
 
-    async def all_over(self, seconds: float = 120.0) -> None:
+    async def all_over(self, seconds: float = 300.0) -> None:
         """Wait until no run is left to do."""
 
         async def none_left() -> bool:

@@ -8,7 +8,7 @@ from everesthood.adapters.postgres.pool import Row
 from everesthood.apis.reasons import Reason
 from everesthood.domain.runs import Run, RunId, RunState
 from everesthood.domain.schedules import Missed, Overlap, Schedule
-from everesthood.usecases.ports.record import StoredSchedule
+from everesthood.usecases.ports.record import InstanceTarget, StoredSchedule
 from everesthood.usecases.ports.registry import PublishedCredential
 
 STATES: Final = tuple(RunState)
@@ -47,6 +47,18 @@ def run(row: Row) -> Run:
         replay_of=None if row["replay_of"] is None else RunId(row["replay_of"]),
         template=row["template"],
         labels={} if row["labels"] is None else msgspec.json.decode(row["labels"]),
+    )
+
+
+def target(namespace: str, name: str, row: Row) -> InstanceTarget:
+    """Return the instance of a row for who accepts runs."""
+    return InstanceTarget(
+        uid=row["uid"],
+        namespace=namespace,
+        name=name,
+        suspended=row["suspended"],
+        current_revision=row["current_revision"],
+        template_spec=None if row["spec"] is None else row["spec"].encode(),
     )
 
 

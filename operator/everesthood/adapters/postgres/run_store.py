@@ -37,22 +37,19 @@ class PostgresRuns:
         self._database = database
         self._listener = listener
         self._announcer = Announcer(database)
+        self._targets: Batches[tuple[str, str], InstanceTarget | None] = Batches(self._find)
         self._accepts: Batches[RunRequest, Accepted] = Batches(self._accept)
         self._deduped: Batches[RunRequest, Accepted] = Batches(DedupedAccepts(database, self._announcer))
 
     async def target(self, namespace: str, instance: str) -> InstanceTarget | None:
-        """Return the published instance of that name."""
-        row = await self._database.row("target", namespace, instance)
-        if row is None:
-            return None
-        return InstanceTarget(
-            uid=row["uid"],
-            namespace=namespace,
-            name=instance,
-            suspended=row["suspended"],
-            current_revision=row["current_revision"],
-            template_spec=None if row["spec"] is None else row["spec"].encode(),
-        )
+        """Return the published instance of that name, looked up together with others asked for meanwhile."""
+        return await self._targets.submit((namespace, instance))
+
+    async def _find(self, batch: Sequence[tuple[str, str]]) -> Sequence[InstanceTarget | None]:
+        wanted = list(dict.fromkeys(batch))
+        found = await self._database.fetch("target", [n for n, _ in wanted], [name for _, name in wanted])
+        targets = {wanted[row["k"] - 1]: rows.target(*wanted[row["k"] - 1], row) for row in found}
+        return [targets.get(one) for one in batch]
 
     async def accept(self, request: RunRequest) -> Accepted:
         """Commit the run, together with others that come at the same time."""
@@ -142,6 +139,7 @@ class PostgresRuns:
 
     async def close(self) -> None:
         """Wait for what is under way."""
+        await self._targets.close()
         await self._accepts.close()
         await self._deduped.close()
         await self._announcer.close()

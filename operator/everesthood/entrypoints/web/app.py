@@ -66,7 +66,7 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
     shapes = document["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
         shapes.pop(unused, None)
-    for shape in (schemas.RunWish, schemas.ReplayWish, schemas.ProblemView):
+    for shape in (schemas.RunWish, schemas.RunsWish, schemas.ReplayWish, schemas.ProblemView):
         _add_shape(shapes, shape.model_json_schema(ref_template="#/components/schemas/{model}"))
     document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"token": []}]
