@@ -19,7 +19,7 @@ from tests.cluster.embedded import EmbeddedCluster
 from tests.cluster.fixtures import visible
 from tests.cluster.progress import say
 from tests.cluster.settings import STATES, Layout, TestBedError
-from tests.cluster.town import NODES, Asked, Town, not_ready, town
+from tests.cluster.town import CONTROL_PLANE, NODES, Asked, Town, not_ready, town
 from tests.support.controller import eventually
 from tests.support.system import most_resident
 
@@ -59,7 +59,7 @@ def settled(pytestconfig: pytest.Config) -> Iterator[Settled]:
         runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
         with visible(pytestconfig):
             stack.callback(cluster.stop)
-            cluster.start(node=False, fake_nodes=NODES)
+            cluster.start(node=False, fake_nodes=NODES, more=CONTROL_PLANE)
             found = runner.run(opened.__aenter__())
         stack.callback(lambda: runner.run(opened.__aexit__(None, None, None)))
         yield Settled(town=found, runner=runner, config=pytestconfig)
@@ -72,7 +72,7 @@ def _allow_files() -> None:
 
 
 def test_every_instance_becomes_ready(settled: Settled):
-    """All 5,100 instances are Ready with a pod each, and the controller never needed more than its share."""
+    """All 5,100 instances are Ready with all their children, and the controller never needed more than its share."""
 
     async def all_ready() -> bool:
         for org in settled.town.orgs:
@@ -119,7 +119,7 @@ def test_a_flood_of_one_organisation_holds_up_no_other(settled: Settled):
         stop = asyncio.Event()
         steady = asyncio.create_task(found.ask_steadily(quiet, QUIET_PAUSE_SECONDS, stop, least=50))
         flood = await found.ask(((flooding, n) for n in range(MANY)), lanes=FLOOD_LANES)
-        await found.all_over()
+        await found.all_over(flooding)
         stop.set()
         return flood, await steady
 

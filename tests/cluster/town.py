@@ -1,8 +1,10 @@
 """An installation with thousands of instances, for the overload test.
 
 Real are the control plane, its token reviews and RBAC, PostgreSQL with fsync, Valkey, and the processes controller,
-scheduler, web and gateway. The nodes only pretend (`fakekubelet`), and so do the workers (`tests.support.crowd`),
-each with the token that its pod would find mounted.
+scheduler, web and gateway. Three things are not, so that two cores can hold it. The nodes only pretend
+(`fakekubelet`). So do the workers (`tests.support.crowd`), each with the token that its pod would find mounted. And
+the pods are made here and put onto the nodes: instances ask for none, since a ReplicaSet's controller and the
+Kubernetes scheduler cost more for each than all that is tested.
 """
 
 import asyncio
@@ -31,7 +33,9 @@ from everesthood.adapters.kubernetes.client import Client, connect, object_path
 from everesthood.adapters.postgres import Database, migrate
 from everesthood.apis import names
 
-NODES = 3
+NODES = 3  # of 2,000 pods each
+CONTROL_PLANE = {"kube-controller-manager": ("--controllers=*,-replicaset",)}
+"""Nobody may remove pods that no instance asks for."""
 SLOTS = 20
 LANES = 4
 """Kept connections of a caller."""
@@ -48,6 +52,10 @@ select id::text, namespace, state, attempt, fence, extract(epoch from created_at
        extract(epoch from started_at)::float8 as started_at, extract(epoch from finished_at)::float8 as finished_at,
        (select count(*) from step s where s.run_id = run.id) as steps
 from run where id = any($1::uuid[])
+"""
+
+_LEFT = """
+select exists (select from run where state in (0, 1, 2) and namespace = coalesce($1::text, namespace))
 """
 
 Made = TypeVar("Made")
@@ -138,12 +146,13 @@ class Town:
             asked.refusals[said["reason"]] += 1
             await asyncio.sleep(_AGAIN_SECONDS)
 
-    async def all_over(self, seconds: float = 300.0) -> None:
-        """Wait until no run is left to do."""
+    async def all_over(self, org: Org | None = None, *, seconds: float = 300.0) -> None:
+        """Wait until no run is left to do, of anybody or of one organisation."""
+        whose = None if org is None else org.namespace
 
         async def none_left() -> bool:
             self.check()
-            return not await self.record.fetchval("select exists (select from run where state in (0, 1, 2))")
+            return not await self.record.fetchval(_LEFT, whose)
 
         await eventually(none_left, seconds)
 
@@ -177,11 +186,10 @@ async def town(cluster: EmbeddedCluster, orgs: int, each: int) -> AsyncIterator[
         wanted = [(f"org-{n:02}", tuple(f"agent-{m:03}" for m in range(each))) for n in range(orgs)]
         with step(f"{orgs * each} instances of {orgs} organisations applied"):
             await _settle(person, wanted)
-        with step("the controller publishes them, the scheduler makes their queues, their pods run"):
+        with step("the controller makes their children and publishes them, the scheduler makes their queues"):
             await _published(record, orgs * each, made)
-            found = [pod for namespace, _ in wanted for pod in await _pods(person, namespace, each)]
-        with step("tokens of the pods and of the callers"):
-            pods = await _in_parallel(_mounted(person, *pod) for pod in found)
+        with step("a pod of each on a simulated node, and its token; the callers' tokens"):
+            pods = [pod for namespace, _ in wanted for pod in await _pods(person, namespace, each)]
             callers = await _in_parallel(_token(person, namespace, _PERSON, "web") for namespace, _ in wanted)
         pids["web"], web = start.server("web")
         pids["gateway"], gateway = start.server("gateway")
@@ -276,7 +284,9 @@ async def _settle(person: Client, wanted: Sequence[tuple[str, tuple[str, ...]]])
         await person.create(_path(f"{_RBAC}/v1", "rolebindings", namespace), binding)
         await apply(person, template(namespace=namespace))
     await _in_parallel(
-        apply(person, instance(name, namespace=namespace)) for namespace, names_ in wanted for name in names_
+        apply(person, instance(name, namespace=namespace, workers={"replicas": 0}))
+        for namespace, names_ in wanted
+        for name in names_
     )
 
 
@@ -298,29 +308,38 @@ async def _published(record: asyncpg.Connection, number: int, made: Processes) -
     await eventually(all_there, _READY_SECONDS, pause=1.0)
 
 
-async def _pods(person: Client, namespace: str, each: int) -> list[tuple[str, str, dict[str, Any], str]]:
-    """Wait for the pods of an organisation; return (namespace, account, reference to the pod, revision)."""
+async def _pods(person: Client, namespace: str, each: int) -> list[Pod]:
+    """Make the pod that each instance's Deployment would have; return what the kubelet mounts into each."""
 
-    async def all_run() -> list[dict[str, Any]] | None:
-        found = (await person.get(_path("v1", "pods", namespace)))["items"]
-        running = [pod for pod in found if pod["status"].get("phase") == "Running"]
-        return running if len(running) == each else None
+    async def all_there() -> list[dict[str, Any]] | None:
+        found = (await person.get(_path("apps/v1", "replicasets", namespace)))["items"]
+        return found if len(found) == each else None
 
-    found = await eventually(all_run, _READY_SECONDS, pause=1.0)
-    return [
-        (
-            namespace,
-            pod["spec"]["serviceAccountName"],
-            {
-                "kind": "Pod",
-                "apiVersion": "v1",
-                "name": pod["metadata"]["name"],
-                "uid": pod["metadata"]["uid"],
-            },
-            pod["metadata"]["labels"][names.LABEL_REVISION],
-        )
-        for pod in found
-    ]
+    owners = await eventually(all_there, _READY_SECONDS, pause=1.0)
+    return await _in_parallel(_pod(person, namespace, owner, n) for n, owner in enumerate(owners))
+
+
+async def _pod(person: Client, namespace: str, replica_set: dict[str, Any], number: int) -> Pod:
+    meta, template = replica_set["metadata"], replica_set["spec"]["template"]
+    owner = {
+        "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": meta["name"], "uid": meta["uid"],
+        "controller": True,
+    }  # fmt: skip
+    account = template["spec"]["serviceAccountName"]
+    body = {
+        "metadata": {
+            "name": f"{meta['name']}-0", "labels": template["metadata"]["labels"], "ownerReferences": [owner],
+        },
+        "spec": {
+            "serviceAccountName": account, "automountServiceAccountToken": False,
+            "nodeName": f"fake-{number % NODES}", "tolerations": [{"operator": "Exists"}],
+            "containers": [{"name": "worker", "image": "example.test/worker:1"}],
+        },
+    }  # fmt: skip
+    made = (await person.create(_path("v1", "pods", namespace), body))["metadata"]
+    reference = {"kind": "Pod", "apiVersion": "v1", "name": made["name"], "uid": made["uid"]}
+    token = await _token(person, namespace, account, "gateway", pod=reference)
+    return Pod(token=token, revision=made["labels"][names.LABEL_REVISION])
 
 
 async def not_ready(person: Client, namespace: str) -> list[str]:
@@ -329,11 +348,6 @@ async def not_ready(person: Client, namespace: str) -> list[str]:
     return [
         one["metadata"]["name"] for one in found["items"] if condition(one, "Ready").get("status") != "True"
     ]
-
-
-async def _mounted(person: Client, namespace: str, account: str, pod: dict[str, Any], revision: str) -> Pod:
-    """Return what the kubelet would mount into a pod."""
-    return Pod(token=await _token(person, namespace, account, "gateway", pod=pod), revision=revision)
 
 
 async def _token(
