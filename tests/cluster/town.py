@@ -26,7 +26,7 @@ from tests.support.controller import apply, condition, eventually, install_crds,
 from tests.support.crowd import Crowd, Pod
 from tests.support.lines import HttpLine
 from tests.support.postgres import free_port, running_postgres
-from tests.support.system import Processes, processes, says, until
+from tests.support.system import Processes, opens, processes, says, until
 from tests.support.valkey import ValkeyServer, running_valkey
 
 from everesthood.adapters.kubernetes.client import Client, connect, object_path
@@ -259,6 +259,7 @@ class _Start:
         """Return pid and port of web or gateway."""
         port, metrics = free_port(), free_port()
         pid = self._process(name, metrics, **self._bell, http_port=port, metrics_port=metrics)
+        until(lambda: opens(port), self._made)
         return pid, port
 
     def _process(self, name: str, metrics: int, **settings: object) -> int:

@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -113,6 +114,12 @@ def says(port: int, text: str = "", path: str = "/metrics") -> bool:
         return False
     finally:
         connection.close()
+
+
+def opens(port: int) -> bool:
+    """Return whether somebody listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def hears(port: int) -> bool:
@@ -258,8 +265,8 @@ def start_system(
     }  # fmt: skip
     at_web = made.everesthood("web", **common, http_port=web, metrics_port=ports[0])
     at_gateway = made.everesthood("gateway", **common, **settings, http_port=gateway, metrics_port=ports[1])
-    for port in ports[:2]:
-        until(lambda port=port: says(port, path="/readyz"), made)
+    for port in (web, gateway):
+        until(lambda port=port: opens(port), made)
 
     def start_worker() -> subprocess.Popen[bytes]:
         port = free_port()

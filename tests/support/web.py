@@ -149,15 +149,9 @@ async def publish(registry: Registry, template: Mapping[str, object] = TEMPLATE)
         )
 
 
-@contextlib.asynccontextmanager
-async def running_api(stores: Stores, *, heartbeat_seconds: float = 15.0) -> AsyncIterator[Api]:
-    """Serve on a free port until the end of the block."""
-    await publish(stores.registry)
-    kubernetes = FakeApiServer()
-    kubernetes.know("ada-token", "ada", "everesthood-web")
-    kubernetes.grant("ada", "acme", *EVERYTHING)
-    bell, streams = MemoryBell(), Streams(heartbeat_seconds=heartbeat_seconds)
-    parts = Parts(
+def parts_of(stores: Stores, kubernetes: FakeApiServer, bell: MemoryBell, streams: Streams) -> Parts:
+    """Return what the routes need, over fakes of all but the record."""
+    return Parts(
         authorizer=Authorizer(KubernetesIdentities(kubernetes), time.monotonic),
         runs=stores.runs,
         request_run=RequestRun(
@@ -169,6 +163,17 @@ async def running_api(stores: Stores, *, heartbeat_seconds: float = 15.0) -> Asy
         ),
         streams=streams,
     )
+
+
+@contextlib.asynccontextmanager
+async def running_api(stores: Stores, *, heartbeat_seconds: float = 15.0) -> AsyncIterator[Api]:
+    """Serve on a free port until the end of the block."""
+    await publish(stores.registry)
+    kubernetes = FakeApiServer()
+    kubernetes.know("ada-token", "ada", "everesthood-web")
+    kubernetes.grant("ada", "acme", *EVERYTHING)
+    bell, streams = MemoryBell(), Streams(heartbeat_seconds=heartbeat_seconds)
+    parts = parts_of(stores, kubernetes, bell, streams)
     server = make_server(parts, port=0, host="127.0.0.1")
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)
