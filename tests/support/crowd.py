@@ -123,9 +123,13 @@ class _Worker:
 
     async def _fetch(self, method: str, path: str, kind: type[Reply]) -> Reply:
         assert self._gateway is not None
-        status, body = await self._gateway.ask(method, path)
-        assert status == 200, (path, status, body)
-        return msgspec.json.decode(body, type=kind)
+        while True:
+            status, body = await self._gateway.ask(method, path)
+            if status == 200:
+                return msgspec.json.decode(body, type=kind)
+            assert status == 503, (path, status, body)
+            self._tally.refusals[status] += 1
+            await asyncio.sleep(_BACK_OFF_SECONDS)
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()

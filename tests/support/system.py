@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import msgspec
 from tests.support.plain_gateway import TOKEN
@@ -216,12 +217,12 @@ def family(pid: int) -> list[int]:
     return [pid, *(int(child) for child in children)]
 
 
-async def prepare(url: str, template: Mapping[str, object] = TEMPLATE) -> None:
-    """Make the schema and publish instances of that template."""
+async def prepare(url: str, template: Mapping[str, object] = TEMPLATE, **published: Any) -> None:
+    """Make the schema and publish instances of that template; `published` is what else is said of them."""
     database = Database(lambda: url)
     listener = Listener(database)
     await migrate(database)
-    await publish(PostgresRegistry(database, listener), template)
+    await publish(PostgresRegistry(database, listener), template, **published)
     await listener.close()
     await database.close()
 

@@ -127,7 +127,7 @@ async def until(happened: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def publish(registry: Registry, template: Mapping[str, object] = TEMPLATE) -> None:
+async def publish(registry: Registry, template: Mapping[str, object] = TEMPLATE, **more: Any) -> None:
     """Publish two instances that can run, of two organisations, and one that cannot yet."""
     for (namespace, name), uid in UIDS.items():
         spec = json.dumps(template).encode()
@@ -145,6 +145,7 @@ async def publish(registry: Registry, template: Mapping[str, object] = TEMPLATE)
                 current_revision=None if name == "young" else REVISION,
                 config=b"{}",
                 schedules=(DAILY,),
+                **more,
             )
         )
 

@@ -52,6 +52,10 @@ NO_OP: Mapping[str, object] = {
 }
 
 
+PUBLISHED: Mapping[str, object] = {}
+"""What is said of the instance besides."""
+
+
 def code(entrypoint: str) -> Mapping[str, object]:
     """Return a template with one step of the author's own code."""
     return {
@@ -123,7 +127,7 @@ async def installation(
         serving() as cluster,
     ):
         speak_http(api_server(), cluster)
-        await prepare(postgres.url, template)
+        await prepare(postgres.url, template, **PUBLISHED)
         async with broker_on(valkey) as broker:
             system = await asyncio.to_thread(
                 start_system, made, postgres.url, valkey, str(broker.bell_password_file), cluster.port,
