@@ -124,6 +124,7 @@ class Town:
             await self._one(org, count, line, asked)
             count += 1
             await asyncio.sleep(pause)
+        asked.ended = time.time()
         await line.close()
         return asked
 
