@@ -37,10 +37,12 @@ RUNS_PATH = f"{names.API_PREFIX}/namespaces/acme/instances/summarizer/runs"
 PODS = "/api/v1/namespaces/acme/pods"
 APPS = "/apis/apps/v1/namespaces/acme"
 TICKS = os.sysconf("SC_CLK_TCK")
+_BYTECODE = TemporaryDirectory(prefix="bytecode-")
+"""Compiled once for all that is started, as an image's is."""
 
 
 class Processes:
-    """Starts processes whose bytecode is compiled, as an image's is, and ends them all."""
+    """Starts processes and ends them all."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,10 +52,10 @@ class Processes:
         surroundings = {
             name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
         }
-        with (self.folder / "log").open("ab") as log:
+        with (self.folder / f"{len(self._running)}.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", *command],
-                env={**surroundings, "PYTHONPYCACHEPREFIX": str(self.folder / "bytecode"), **environment},
+                env={**surroundings, "PYTHONPYCACHEPREFIX": _BYTECODE.name, **environment},
                 cwd=ROOT,
                 stdout=log,
                 stderr=log,
@@ -83,7 +85,8 @@ class Processes:
         self._running.clear()
 
     def log(self) -> str:
-        return (self.folder / "log").read_text()[-4000:]
+        """Return the end of what each process said."""
+        return "\n".join(file.read_text()[-2000:] for file in sorted(self.folder.glob("*.log")))
 
 
 @contextlib.contextmanager
