@@ -158,6 +158,37 @@ async def test_a_second_apply_changes_nothing(at_work: Running, person: Client, 
     assert set(again[1]["metadata"].get("labels") or {}) == set()
 
 
+async def test_a_strange_deployment_is_not_taken_over(at_work: Running, person: Client, namespace: str):
+    """A Deployment of somebody else under the name of a worker, even with its selector, is left alone."""
+    agent, hello = template(namespace=namespace), instance(namespace=namespace)
+    await apply(person, agent)
+    revision = await revision_of(person, agent)
+    path = child(namespace, "apps/v1", "deployments", f"agent-hello-{revision[:10]}")
+    labels = {names.LABEL_INSTANCE: "hello", names.LABEL_REVISION: revision}
+    theirs = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": path.rpartition("/")[2], "namespace": namespace},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"containers": [{"name": "theirs", "image": "example.test/theirs:1"}]},
+            },
+        },
+    }
+    before = await person.create(path.rpartition("/")[0], theirs)
+    await apply(person, hello)
+
+    async def told() -> bool:
+        return condition(await get(person, path_to(hello)), "WorkersAvailable").get("reason") == "Conflict"
+
+    await eventually(told)
+    after = await get(person, path) or {}
+    assert after["spec"] == before["spec"]
+    assert "ownerReferences" not in after["metadata"]
+
+
 async def test_at_rest_nothing_is_written(at_work: Running, person: Client, namespace: str):
     """Looking at everything again, and comparing everything, writes nothing when nothing changed."""
     agent, hello = template(namespace=namespace), instance(namespace=namespace, workers={"replicas": 2})

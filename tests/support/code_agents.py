@@ -117,3 +117,27 @@ async def odd(ctx: Context) -> Any:
             return await ctx.step("object", object)
         case _:
             return await asyncio.gather(*(ctx.step("same", lambda n=n: n) for n in range(3)))
+
+
+async def blocks_its_loop(ctx: Context) -> Any:
+    """An async function that blocks, as authors write them by mistake, until a test lets it go."""
+    CALLS.append("blocks its loop")
+    HOLD.wait(30)
+    return "let go"
+
+
+async def where(ctx: Context) -> Any:
+    """Returns the loops that a function, its piece and another function see."""
+
+    async def piece() -> int:
+        return id(asyncio.get_running_loop())
+
+    return [id(asyncio.get_running_loop()), await ctx.step("piece", piece)]
+
+
+async def tidies(ctx: Context) -> Any:
+    try:
+        CALLS.append("waits")
+        await asyncio.sleep(30)
+    finally:
+        CALLS.append("tidied")

@@ -86,9 +86,9 @@ class TwinCluster:
     async def apply(self, child: Child, live: Live | None) -> Live:
         self.calls.append(("apply", child.key))
         if child.key in self.foreign:
-            # As the API server does: a revision's data is immutable, everything else it would adopt.
-            assert child.key.kind is Kind.REVISION, f"adopted a strange {child.key}"
-            raise ApiError("field is immutable", status=422)
+            # As the API server does: a revision's data is immutable, the rest conflicts without force.
+            assert live is None or child.key.kind is Kind.REVISION, f"adopted a strange {child.key}"
+            raise ApiError("conflict with another manager", status=409 if live is None else 422)
         if child.key.kind in self.refuse:
             raise self.refuse[child.key.kind]
         body: dict[str, Any] = json.loads(json.dumps(child.body))

@@ -21,6 +21,7 @@ from tests.support.worker import (
 )
 
 from everesthood.adapters.gateway import LeasedCredentials
+from everesthood.adapters.steps import authors_loop
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import CredentialLease, Finish, StepRecord
 from everesthood.domain.errors import OutcomeUnknown, StepFailed
@@ -362,3 +363,41 @@ async def test_running_out_of_time_in_a_payment_is_ambiguous(limit: str) -> None
 
     assert (finish.outcome, finish.reason) == ("ambiguous", Reason.OUTCOME_UNKNOWN)
     assert code_agents.CALLS == ["pay"]
+
+
+async def test_an_async_function_that_blocks_holds_up_nothing_but_itself(monkeypatch) -> None:
+    """The step ends at its timeout, the worker's loop goes on turning, and the next run gets a loop that answers."""
+    monkeypatch.setattr(authors_loop, "STALLED_SECONDS", 0.3)
+    monkeypatch.setattr(authors_loop, "TIDY_SECONDS", 0.1)
+    by, turns = doing(), 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0.01)
+
+    turning = asyncio.create_task(turn())
+    finish = await run("blocks_its_loop", timeoutSeconds=1, by=by)
+    turning.cancel()
+
+    assert (finish.outcome, finish.reason) == ("failed", Reason.STEP_TIMED_OUT)
+    assert turns > 30
+    assert output_of(await run("echo", {"n": 2}, by=by))["input"] == {"n": 2}
+
+
+async def test_async_code_has_one_loop() -> None:
+    """Functions and their pieces share one loop, which clients that a module keeps are bound to."""
+    by = doing()
+    loops = {loop for _ in range(2) for loop in output_of(await run("where", by=by))}
+
+    assert len(loops) == 1
+    assert loops != {id(asyncio.get_running_loop())}
+
+
+async def test_cancelled_async_code_tidies_up() -> None:
+    """Code that is cut off at its timeout runs its `finally` before the step is over."""
+    finish = await run("tidies", timeoutSeconds=1)
+
+    assert finish.reason == Reason.STEP_TIMED_OUT
+    assert code_agents.CALLS == ["waits", "tidied"]

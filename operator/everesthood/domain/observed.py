@@ -37,10 +37,8 @@ OURS: Final = frozenset({Kind.INSTANCE, Kind.TEMPLATE, Kind.CREDENTIAL})
 """Kinds of this project; the others are children that the controller makes."""
 SEEN_WHOLE: Final = frozenset({Kind.SERVICE_ACCOUNT, Kind.NETWORK_POLICY, Kind.DISRUPTION_BUDGET})
 """Kinds of children of which everybody's objects are watched, so that a taken name is known without a
-call. They change rarely."""
-SEEN_OWN: Final = frozenset({Kind.DEPLOYMENT})
-"""Kinds that change too often to watch everybody's: a new one costs one look at whether its name is
-taken. An apply onto a strange ControllerRevision is refused by the API server: its data is immutable."""
+call. They change rarely. Of Deployments, which change often, and of ControllerRevisions only our own are
+watched: what is not known is applied without force, which the API server refuses onto somebody else's."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from everesthood.apis.reasons import Reason
 from everesthood.domain.children import Child, is_as_asked
 from everesthood.domain.errors import Problem
-from everesthood.domain.observed import SEEN_OWN, Live
+from everesthood.domain.observed import Live
 from everesthood.usecases.ports.cluster import ApiError, Cluster, View
 
 _CONFLICT = 409
@@ -39,9 +39,6 @@ async def bring(child: Child, *, view: View, cluster: Cluster, settled: Settled)
         ApiError: the namespace is going away, or the child was replaced meanwhile.
     """
     live = view.get(child.key)
-    if live is None and child.key.kind in SEEN_OWN:
-        # Server-side apply would adopt a stranger that has the child's own selector.
-        live = await cluster.look(child.key)
     if live is None or live.owner == child.owner:
         if live and is_as_asked(child, live, settled=settled.marks.get(live.uid)):
             return None
@@ -70,15 +67,17 @@ async def _apply(
     except ApiError as error:
         if error.is_gone:
             raise
-        return await _refused(child, error, view=view, cluster=cluster)
+        there = await cluster.look(child.key)
+        if there is None or there.owner == child.owner:
+            if live is None and there is not None:  # ours, but with a label gone that the watch goes by
+                return await _apply(child, there, view=view, cluster=cluster, settled=settled)
+            return _refused(child, error)
+        return _taken(child, there, view)
     return None
 
 
-async def _refused(child: Child, error: ApiError, *, view: View, cluster: Cluster) -> Problem:
-    """Return why a child is refused: its name may belong to somebody whom the watches do not show."""
-    live = await cluster.look(child.key)
-    if live is not None and live.owner != child.owner:
-        return _taken(child, live, view)
+def _refused(child: Child, error: ApiError) -> Problem:
+    """Return what the API server has against a child that is ours."""
     if error.status == _CONFLICT:
         raise error  # a race that the next pass sees the end of
     return Problem(f"{child.key.kind} {child.key.name}", error.message, Reason.APPLY_REFUSED)

@@ -49,11 +49,16 @@ class KubernetesCluster:
             raise
 
     async def apply(self, child: Child, live: Live | None) -> Live:
-        """Server-side apply; a uid in the body makes the API server refuse any other object."""
+        """Server-side apply; a uid in the body makes the API server refuse any other object.
+
+        What should not be there yet is applied without force: somebody else's object of that name holds
+        fields with other values, which is a conflict.
+        """
         body: dict[str, Any] = child.body
         if live is not None:
             body = {**body, "metadata": {**body["metadata"], "uid": live.uid}}
-        answer = live_of(child.key.kind, await self._client.apply(_path(child.key), body))
+        raw = await self._client.apply(_path(child.key), body, force=live is not None)
+        answer = live_of(child.key.kind, raw)
         self._watching.wrote(answer)
         return answer
 

@@ -1,6 +1,7 @@
 """The way to PostgreSQL: a pool that never hangs, heals by itself and raises only our own errors."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache
@@ -19,6 +20,7 @@ _Result = TypeVar("_Result")
 CONNECT_SECONDS: Final = 3.0
 STATEMENT_SECONDS: Final = 15.0
 _TRIES: Final = 3
+_INCLUDE: Final = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 _AWAY = "PostgreSQL cannot be reached."
 _BAD_DATA: Final = ("22", "23", "54")
 """Classes of SQLSTATE that the values of a statement cause: bad data, broken constraint, over a limit."""
@@ -27,8 +29,9 @@ _LOST_RACE: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 @cache
 def sql(name: str) -> str:
-    """Return the statement of that file."""
-    return files(__package__).joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
+    """Return the statement of that file, with the files that it includes in their places."""
+    text = files(__package__).joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
+    return _INCLUDE.sub(lambda found: sql(found[1]), text)
 
 
 @contextmanager

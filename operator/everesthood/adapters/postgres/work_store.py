@@ -59,14 +59,13 @@ class PostgresWork:
 
     async def _work(self, batch: Sequence[Call]) -> Sequence[WorkReply | EveresthoodError]:
         queues = _wants(batch)
-        found = await self._database.fetch(
-            "work",
-            *_columns(list(_ends(batch))),
-            *_turned(list(_steps(batch)), 11),
-            *_turned(list(_lines(batch)), 7),
-            *_turned([(*queue, wanted) for queue, wanted in queues.items()], 3),
-            self._lease_seconds,
-        )
+        wants = _turned([(*queue, wanted) for queue, wanted in queues.items()], 3)
+        ends, steps, lines = list(_ends(batch)), list(_steps(batch)), list(_lines(batch))
+        if ends or steps or lines:
+            done = (*_columns(ends), *_turned(steps, 11), *_turned(lines, 7))
+            found = await self._database.fetch("work", *wants, self._lease_seconds, *done)
+        else:
+            found = await self._database.fetch("claim", *wants, self._lease_seconds)
         held = {(row["instance_uid"], row["id"], row["fence"]) for row in found if row["k"] == _HELD}
         logged = {(row["instance_uid"], row["id"]) for row in found if row["k"] == _LOGGED}
         claimed: dict[Queue, list[Row]] = defaultdict(list)

@@ -3,16 +3,18 @@
 import asyncio
 import contextlib
 import contextvars
+import functools
 import inspect
 import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import msgspec
 
+from everesthood.adapters.steps.authors_loop import AuthorsLoop
 from everesthood.adapters.steps.calls import IDEMPOTENCY_HEADER, idempotency_key
 from everesthood.adapters.steps.llm_step import LlmRunner, Question
 from everesthood.apis.wire import StepRecord
@@ -23,6 +25,7 @@ from everesthood.usecases.execute_step import encoded
 from everesthood.usecases.ports.worker import Call, Credentials, Outbound, Scope
 
 T = TypeVar("T")
+P = ParamSpec("P")
 InThread = Callable[[Callable[[], Any]], Awaitable[object]]
 
 USAGE: Final = "$usage"
@@ -35,11 +38,33 @@ _piece: contextvars.ContextVar[str] = contextvars.ContextVar("piece")
 """The name of the `ctx.step` that the calling code is in."""
 
 
+def _at_home(
+    method: Callable[Concatenate["WorkerEngine", P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["WorkerEngine", P], Coroutine[Any, Any, T]]:
+    """Run the method on the worker's loop, wherever it is awaited."""
+
+    @functools.wraps(method)
+    async def call(self: "WorkerEngine", /, *args: P.args, **options: P.kwargs) -> T:
+        made = method(self, *args, **options)
+        if asyncio.get_running_loop() is self.home:
+            return await made
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(made, self.home))
+
+    return call
+
+
 class WorkerEngine:
-    """The SDK's `Engine` of one try of one code step."""
+    """The SDK's `Engine` of one try of one code step: lives on the worker's loop, the code elsewhere."""
 
     def __init__(
-        self, scope: Scope, outbound: Outbound, llm: LlmRunner, credentials: Credentials, in_thread: InThread
+        self,
+        scope: Scope,
+        outbound: Outbound,
+        llm: LlmRunner,
+        credentials: Credentials,
+        *,
+        in_thread: InThread,
+        authors: AuthorsLoop,
     ) -> None:
         """Belong to the step of `scope`."""
         self._scope = scope
@@ -47,7 +72,8 @@ class WorkerEngine:
         self._llm = llm
         self._credentials = credentials
         self._in_thread = in_thread
-        self._loop = asyncio.get_running_loop()
+        self._authors = authors
+        self.home = asyncio.get_running_loop()
         self._uses: Counter[str] = Counter()
         self._calls: Counter[str] = Counter()
         self._usage = self._earlier_usage()
@@ -60,6 +86,7 @@ class WorkerEngine:
 
     # --- checkpoints ------------------------------------------------------------------------
 
+    @_at_home
     async def step(self, name: str, call: Callable[[], object], *, idempotent: bool) -> object:
         """Return the checkpoint of that name, or make the call and keep what it returns."""
         self._check_open()
@@ -93,7 +120,7 @@ class WorkerEngine:
     async def _made(self, key: str, call: Callable[[], object], *, idempotent: bool) -> object:
         inside = contextvars.copy_context()
         inside.run(_piece.set, key)
-        task = self._loop.create_task(self._called(call), context=inside)
+        task = self.home.create_task(self._called(call), context=inside)
         try:
             return await task
         except asyncio.CancelledError:
@@ -110,9 +137,10 @@ class WorkerEngine:
             raise
 
     async def _called(self, call: Callable[[], object]) -> object:
-        # What is defined with `async def` gives a coroutine at once; anything else may block.
-        result = call() if inspect.iscoroutinefunction(call) else await self._in_thread(call)
-        return await result if inspect.isawaitable(result) else result
+        if inspect.iscoroutinefunction(call):
+            return await self._authors.run(call)
+        result = await self._in_thread(call)
+        return await self._authors.run(_itself, result) if inspect.isawaitable(result) else result
 
     async def _keep(self, record: StepRecord) -> None:
         self.note_usage()
@@ -121,6 +149,7 @@ class WorkerEngine:
 
     # --- calls ------------------------------------------------------------------------------
 
+    @_at_home
     async def http(self, request: Request) -> Response:
         """Make an HTTP call through the guarded client."""
         self._check_open()
@@ -140,6 +169,7 @@ class WorkerEngine:
         )
         return Response(status=answer.status, headers=answer.headers, content=answer.body)
 
+    @_at_home
     async def llm(self, prompt: Prompt) -> Answer:
         """Make a model call, and count its tokens."""
         self._check_open()
@@ -172,6 +202,7 @@ class WorkerEngine:
         self._calls[piece] += 1
         return idempotency_key(self._scope.run, f"{piece}:{self._calls[piece]}")
 
+    @_at_home
     async def credential(self, slot: str) -> Credential:
         """Lease the credential bound to a slot."""
         self._check_open()
@@ -220,27 +251,21 @@ class WorkerEngine:
             raise StepFailed("ctx.wait blocks: in an async function, await instead")
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop and block the calling thread until it is done."""
-        inside = self._inside(coroutine, contextvars.copy_context())
+        """Run a coroutine on the author's loop and block the calling thread until it is done."""
         try:
             self._check_thread()
             self._check_open()
-            future = asyncio.run_coroutine_threadsafe(inside, self._loop)
-        except (StepFailed, RuntimeError):  # RuntimeError: the loop is closed, the worker is gone
-            inside.close()
+        except StepFailed:
             coroutine.close()
             raise
-        return future.result()
-
-    async def _inside(self, coroutine: Coroutine[Any, Any, T], inside: contextvars.Context) -> T:
-        return await self._loop.create_task(coroutine, context=inside)
+        return self._authors.block_on(coroutine)
 
     def _on_loop(self, call: Callable[[], None]) -> None:
-        if _running_loop() is self._loop:
+        if _running_loop() is self.home:
             call()
         else:
             with contextlib.suppress(RuntimeError):  # the worker is gone, and with it the log
-                self._loop.call_soon_threadsafe(call)
+                self.home.call_soon_threadsafe(call)
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -253,6 +278,10 @@ class WorkerEngine:
             return value  # `encoded` says what is wrong
         clean = self._credentials.redact(text)
         return value if clean == text else msgspec.json.decode(clean)
+
+
+async def _itself(result: Any) -> object:  # noqa: ANN401 - whatever the author's function returned
+    return await result
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

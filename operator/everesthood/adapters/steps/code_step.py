@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+from everesthood.adapters.steps.authors_loop import AuthorsLoop
 from everesthood.adapters.steps.code_engine import WorkerEngine
 from everesthood.adapters.steps.llm_step import LlmRunner
 from everesthood.domain.errors import EveresthoodError, ExpressionFailed, StepFailed
@@ -24,7 +25,7 @@ Function = Callable[[Context], Any]
 
 
 class CodeRunner:
-    """Calls the author's functions; plain ones in threads."""
+    """Calls the author's functions: plain ones in threads, async ones on a loop of their own."""
 
     def __init__(self, expressions: Expressions, outbound: Outbound, credentials: Credentials) -> None:
         """Give functions these to work with."""
@@ -34,6 +35,7 @@ class CodeRunner:
         self._credentials = credentials
         self._found: dict[str, Function] = {}
         self._threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="code")
+        self._authors = AuthorsLoop()
         self._busy: dict[tuple[str, str], asyncio.Future[Any]] = {}
 
     async def find(self, entrypoint: str, path: str = "code.entrypoint") -> Function:
@@ -48,7 +50,14 @@ class CodeRunner:
         """Return what the function returns."""
         function = await self.find(step.entrypoint)
         args = await self._args(scope, step)
-        engine = WorkerEngine(scope, self._outbound, self._llm, self._credentials, self._in_thread)
+        engine = WorkerEngine(
+            scope,
+            self._outbound,
+            self._llm,
+            self._credentials,
+            in_thread=self._in_thread,
+            authors=self._authors,
+        )
         context = Context(
             engine,
             run=Run(id=scope.run, attempt=scope.attempt, request_id=scope.request_id),
@@ -78,7 +87,7 @@ class CodeRunner:
 
     async def _call(self, scope: Scope, function: Function, context: Context) -> object:
         if inspect.iscoroutinefunction(function):
-            return await function(context)
+            return await self._authors.run(function, context)
         key = (scope.run, scope.step.name)
         if key in self._busy:
             raise StepFailed("the try before is still running in its thread, which nothing can stop")
@@ -86,7 +95,7 @@ class CodeRunner:
         self._busy[key] = future
         future.add_done_callback(lambda done: self._free(key, done))
         result = await asyncio.shield(future)
-        return await result if inspect.isawaitable(result) else result
+        return await self._authors.run(_itself, result) if inspect.isawaitable(result) else result
 
     def _free(self, key: tuple[str, str], done: asyncio.Future[Any]) -> None:
         del self._busy[key]
@@ -96,6 +105,10 @@ class CodeRunner:
     async def _in_thread(self, function: Callable[..., Any], *args: object) -> object:
         inside = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(self._threads, inside.run, function, *args)
+
+
+async def _itself(result: Any) -> object:  # noqa: ANN401 - whatever the author's function returned
+    return await result
 
 
 def _imported(entrypoint: str, path: str) -> Function:

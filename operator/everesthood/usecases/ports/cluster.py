@@ -71,7 +71,7 @@ class Cluster(Protocol):
         ...
 
     async def apply(self, child: Child, live: Live | None) -> Live:
-        """Server-side apply; with `live`, only onto that very object."""
+        """Server-side apply; with `live`, only onto that very object, without it only where nobody's is."""
         ...
 
     async def apply_status(self, live: Live, status: dict[str, object]) -> None:

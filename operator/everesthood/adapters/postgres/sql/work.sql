@@ -1,23 +1,22 @@
 -- One call of many workers: write what is done where the fence still holds, then claim.
---   $1-$11  ends:  run, fence, instance, state, state if a cancellation was asked for, output, reason, message,
+--   $1-$4  wants and lease: see `claims`
+--   $5-$15  ends:  run, fence, instance, state, state if a cancellation was asked for, output, reason, message,
 --                  whether it is a failure that may pass, the wait that was asked for, a chance from 0 to 1;
 --                  these three are empty where nothing is such a failure
---   $12-$22  steps: run, fence, instance, name, state, output, reason, message, tries, started, finished
---   $23-$29 log:   run, fence, instance, at, level, step, message
---   $30-$32 wants: instance, revision, number (each pair once)      $33 lease in seconds
--- SKIP LOCKED and MATERIALIZED keep concurrent claims apart and the plan as it was measured.
+--   $16-$26 steps: run, fence, instance, name, state, output, reason, message, tries, started, finished
+--   $27-$33 log:   run, fence, instance, at, level, step, message
 with done as (
-    select * from unnest($1::uuid[], $2::int[], $3::text[], $4::smallint[], $5::smallint[],
-                         $6::text[], $7::text[], $8::text[], $9::boolean[], $10::float8[], $11::float8[])
+    select * from unnest($5::uuid[], $6::int[], $7::text[], $8::smallint[], $9::smallint[],
+                         $10::text[], $11::text[], $12::text[], $13::boolean[], $14::float8[], $15::float8[])
         t(id, fence, instance_uid, state, state_if_cancelled, output, reason, message, transient, wait, chance)
 ), noted as (
-    select * from unnest($12::uuid[], $13::int[], $14::text[], $15::text[], $16::smallint[], $17::text[],
-                         $18::text[], $19::text[], $20::int[], $21::float8[], $22::float8[])
+    select * from unnest($16::uuid[], $17::int[], $18::text[], $19::text[], $20::smallint[], $21::text[],
+                         $22::text[], $23::text[], $24::int[], $25::float8[], $26::float8[])
         with ordinality
         t(id, fence, instance_uid, name, state, output, reason, message, tries, started_at, finished_at, n)
 ), said as (
-    select * from unnest($23::uuid[], $24::int[], $25::text[], $26::float8[], $27::text[], $28::text[],
-                         $29::text[]) with ordinality
+    select * from unnest($27::uuid[], $28::int[], $29::text[], $30::float8[], $31::text[], $32::text[],
+                         $33::text[]) with ordinality
         t(id, fence, instance_uid, at, level, step, message, n)
 ), held as materialized (
     select h.* from (
@@ -74,45 +73,8 @@ with done as (
     join run r on r.id = s.id and r.fence = s.fence and r.instance_uid = s.instance_uid
     order by s.n
     returning run_id, (select r.instance_uid from run r where r.id = run_id) as instance_uid
-), wants as (
-    select w.k, w.instance_uid, w.revision, w.n,
-           coalesce(i.current_revision = w.revision, false) and not i.suspended as takes_new
-    from unnest($30::text[], $31::text[], $32::int[]) with ordinality w(instance_uid, revision, n, k)
-    join instance i on i.uid = w.instance_uid and i.deleted_at is null
-), claimed as materialized (
-    select x.id, w.k, w.revision from wants w cross join lateral (
-        select id from run r
-        where w.takes_new and r.instance_uid = w.instance_uid and r.state = 0 and r.due_at <= now()
-          and (r.expires_at is null or r.expires_at > now() or r.started_at is not null)
-          and (r.revision is null or r.revision = w.revision)
-        order by r.priority, r.due_at, r.id limit w.n for update skip locked) x
-    union all
-    select x.id, w.k, w.revision from wants w cross join lateral (
-        select id from run r
-        where not w.takes_new and r.instance_uid = w.instance_uid and r.state = 0 and r.due_at <= now()
-          and (r.expires_at is null or r.expires_at > now() or r.started_at is not null)
-          and r.revision = w.revision
-        order by r.priority, r.due_at, r.id limit w.n for update skip locked) x
-), started as (
-    update run r
-    set state = 1, revision = c.revision, fence = r.fence + 1, attempt = r.attempt + 1,
-        lease_until = now() + $33::int * interval '1 second', started_at = coalesce(r.started_at, now()),
-        reason = null, message = ''
-    from claimed c where r.id = c.id
-    returning c.k, r.id, r.fence, r.attempt, r.input, r.request_id, r.due_at, r.priority,
-              extract(epoch from r.started_at)::float8 + r.max_run_seconds as deadline_at, r.failed_attempt
-)
-select k::int, id::text, null as instance_uid, fence, attempt, input::text, request_id, deadline_at, priority, due_at,
-       case when fence > 1 then (
-           select json_agg(json_build_object(
-                      'name', s.name,
-                      'state', (array['started', 'succeeded', 'skipped', 'failed'])[s.state + 1],
-                      'output', s.output, 'reason', s.reason, 'message', s.message, 'tries', s.tries,
-                      'started_at', coalesce(extract(epoch from s.started_at), 0)::float8,
-                      'finished_at', coalesce(extract(epoch from s.finished_at), 0)::float8) order by s.seq)::text
-           from step s
-           where s.run_id = started.id and not (s.state = 3 and s.attempt <= started.failed_attempt)) end as steps
-from started
+),
+-- include: claims
 union all
 select 0, id::text, instance_uid, fence, null, null, null, null, 0::smallint, now(), null from held
 union all
