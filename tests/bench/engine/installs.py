@@ -40,8 +40,7 @@ def install() -> Installed:
     return Installed(
         python=(str(folder / "python" / "bin" / "python"), "-W", "ignore"),
         node=(_program("node"),),
-        # A module of Node.js finds its packages beside itself, or beside where it was linked from.
-        environment={"PYTHONPYCACHEPREFIX": str(folder / "bytecode"), "PEERS": str(folder)},
+        environment={"PYTHONPYCACHEPREFIX": str(folder / "bytecode")},
     )
 
 

@@ -50,7 +50,7 @@ def run(row: Row) -> Run:
     )
 
 
-def target(namespace: str, name: str, row: Row) -> InstanceTarget:
+def target(namespace: str, name: str, *, row: Row) -> InstanceTarget:
     """Return the instance of a row for who accepts runs."""
     return InstanceTarget(
         uid=row["uid"],

@@ -48,7 +48,7 @@ class PostgresRuns:
     async def _find(self, batch: Sequence[tuple[str, str]]) -> Sequence[InstanceTarget | None]:
         wanted = list(dict.fromkeys(batch))
         found = await self._database.fetch("target", [n for n, _ in wanted], [name for _, name in wanted])
-        targets = {wanted[row["k"] - 1]: rows.target(*wanted[row["k"] - 1], row) for row in found}
+        targets = {(place := wanted[row["k"] - 1]): rows.target(*place, row=row) for row in found}
         return [targets.get(one) for one in batch]
 
     async def accept(self, request: RunRequest) -> Accepted:

@@ -41,7 +41,7 @@ class Express:
     async def _serve(
         self, route: APIRoute, names: dict[str, str], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        scope |= {"app": self._api, "route": route}
+        scope["app"], scope["route"] = self._api, route
         request = Request(scope, receive)
         try:
             need = REQUIRED[str(route.operation_id)]
