@@ -219,6 +219,9 @@ def _table(contenders: list[Contender], rows: dict[str, Row]) -> int:
             target = f"≥ {contender.target:g}{'' if met else '  MISSED'}"
         figures = f"{row.accepted:>11,.0f}{row.done:>9,.0f}  {spread(f.done for f in row.figures):<15}"
         print(f"{contender.name:<38}{contender.keeps:<19}{figures}{ratio:>9.2f}  {target}")
+    for name in (OURS, OURS_BULK):
+        for figures in rows[name].figures[-1:]:
+            print(f"{name}, µs of processor time a run: {figures.note}")
     if rows[OURS_BULK].figures:
         gain = rows[OURS_BULK].done / ours
         missed += gain < BULK_TARGET
