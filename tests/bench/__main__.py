@@ -1,6 +1,6 @@
 """`make bench`: each benchmark in a process of its own, its table printed as it comes.
 
-A benchmark is a module of this folder with a `main()` that prints ratios against peers run beside it.
+A benchmark is a module of this folder, or a folder of it, that prints ratios against peers run beside it.
 """
 
 import argparse
@@ -14,7 +14,8 @@ FOLDER = Path(__file__).parent
 
 def main() -> int:
     """Run the named benchmarks, or all; return the number that failed."""
-    known = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in {"__main__", "__init__"})
+    modules = [p.stem for p in FOLDER.glob("*.py") if p.stem not in {"__main__", "__init__"}]
+    known = sorted([*modules, *(p.parent.name for p in FOLDER.glob("*/__main__.py"))])
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(known)}; none: all")
     names = parser.parse_args().names or known

@@ -3,10 +3,11 @@
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
@@ -31,6 +32,10 @@ from tests.cluster.settings import BASE_IMAGE, NODE, PAUSE_IMAGE, REPOSITORY, La
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 READY_SECONDS = 90
 
+More = Mapping[str, Sequence[str]]
+"""Arguments that a component gets besides its own."""
+NOTHING_MORE: More = MappingProxyType({})
+
 
 class EmbeddedCluster:
     """One Kubernetes in a network namespace of its own; all its state is on disk, so any process can stop it."""
@@ -42,10 +47,10 @@ class EmbeddedCluster:
     def kubeconfig(self) -> Path:
         return self.layout.kubeconfig
 
-    def start(self, *, node: bool = True, fake_nodes: int = 0, apiserver_args: Sequence[str] = ()) -> None:
+    def start(self, *, node: bool = True, fake_nodes: int = 0, more: More = NOTHING_MORE) -> None:
         """Boot; what an earlier cluster left is removed first, a healthy one is kept."""
         with self._alone():
-            self._start(node=node, fake_nodes=fake_nodes, apiserver_args=apiserver_args)
+            self._start(node=node, fake_nodes=fake_nodes, more=more)
 
     def stop(self) -> None:
         with self._alone():
@@ -109,7 +114,7 @@ class EmbeddedCluster:
         """Crash one component, for tests of what happens then."""
         processes.stop(self.layout, component, patience=0)
 
-    def _start(self, *, node: bool, fake_nodes: int, apiserver_args: Sequence[str]) -> None:
+    def _start(self, *, node: bool, fake_nodes: int, more: More) -> None:
         if self._is_healthy(node=node):
             say(f"the cluster is running already: export KUBECONFIG={self.kubeconfig}")
             self._add_fake_nodes(fake_nodes)
@@ -117,7 +122,7 @@ class EmbeddedCluster:
         self._prepare(node=node)
         watch = Stopwatch()
         try:
-            self._boot(watch, node=node, apiserver_args=apiserver_args)
+            self._boot(watch, node=node, more=more)
             self._add_fake_nodes(fake_nodes)
         except TestBedError as error:
             raise TestBedError(f"{error}\n{self._post_mortem()}") from error
@@ -138,7 +143,7 @@ class EmbeddedCluster:
             images.ensure(BASE_IMAGE)
         leftovers.remove(self.layout)
 
-    def _boot(self, watch: Stopwatch, *, node: bool, apiserver_args: Sequence[str]) -> None:
+    def _boot(self, watch: Stopwatch, *, node: bool, more: More) -> None:
         say("starting Kubernetes")
         self.layout.state.mkdir(parents=True, mode=0o711)
         if node:
@@ -147,18 +152,19 @@ class EmbeddedCluster:
         pki.create(self.layout)
         watch.mark("network and certificates")
         self._spawn("etcd", components.etcd(self.layout))
-        self._spawn("kube-apiserver", components.apiserver(self.layout, apiserver_args))
+        self._spawn("kube-apiserver", components.apiserver(self.layout, more.get("kube-apiserver", ())))
         runtime = _Background(partial(self._start_runtime, watch)) if node else None
-        self._start_control_plane(watch)
+        self._start_control_plane(watch, more)
         if runtime:
             runtime.result()
             self._start_node(watch)
 
-    def _start_control_plane(self, watch: Stopwatch) -> None:
+    def _start_control_plane(self, watch: Stopwatch, more: More) -> None:
         api = Api(self.layout)
         self._wait(api.ready, "kube-apiserver")
         watch.mark("API server ready")
-        self._spawn("kube-controller-manager", components.controller_manager(self.layout))
+        name = "kube-controller-manager"
+        self._spawn(name, [*components.controller_manager(self.layout), *more.get(name, ())])
         self._spawn("kube-scheduler", components.scheduler(self.layout))
         account = "/api/v1/namespaces/default/serviceaccounts/default"
         self._wait(lambda: api.get(account) is not None, "kube-controller-manager")

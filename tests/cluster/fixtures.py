@@ -113,7 +113,7 @@ def cluster(pytestconfig: pytest.Config) -> Iterator[Cluster]:
     """Boot one cluster with a node for the whole run, or reuse one with EVERESTHOOD_CLUSTER_KEEP=1."""
     keep = settings.keep_cluster()
     with ExitStack() as stack:
-        with _visible(pytestconfig):
+        with visible(pytestconfig):
             chosen = provider.choose()
             busy = "another test run uses the cluster; this one begins when that ends"
             stack.enter_context(locked("cluster-in-use", shared=keep, busy=busy))
@@ -125,7 +125,7 @@ def cluster(pytestconfig: pytest.Config) -> Iterator[Cluster]:
         yield lent
 
 
-def _visible(config: pytest.Config) -> AbstractContextManager[None]:
+def visible(config: pytest.Config) -> AbstractContextManager[None]:
     """Let progress through to whoever waits, past pytest's capture."""
     capture = config.pluginmanager.getplugin("capturemanager")
     return capture.global_and_fixture_disabled() if capture else nullcontext()

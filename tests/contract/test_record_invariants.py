@@ -291,9 +291,9 @@ class RecordMachine(RuleBasedStateMachine):
             assert run.attempt <= run.fence
             self.fences[name], self.states[name] = run.fence, run.state
             if name in self.final:
-                assert (run.state, run.reason, run.finished_at) == self.final[name]
+                assert (run.state, run.reason, run.finished_at is None) == self.final[name]
             elif run.state in FINAL:
-                self.final[name] = (run.state, run.reason, run.finished_at)
+                self.final[name] = (run.state, run.reason, run.finished_at is None)
             elif run.id in self.simple:
                 open_ones[SIMPLE.key] += 1
         assert open_ones[SIMPLE.key] <= 1

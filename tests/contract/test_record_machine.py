@@ -259,9 +259,9 @@ class RecordMachine(RuleBasedStateMachine):
             assert run.attempt - run.failures <= 3
             assert run.failures <= 3
             if run.id in self.final:
-                assert (run.state, run.reason, run.finished_at) == self.final[run.id]
+                assert (run.state, run.reason, run.finished_at is None) == self.final[run.id]
             elif run.state in FINAL:
-                self.final[run.id] = (run.state, run.reason, run.finished_at)
+                self.final[run.id] = (run.state, run.reason, run.finished_at is None)
 
 
 async def _bells(record: Harness) -> list[tuple[str, str]]:

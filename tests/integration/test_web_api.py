@@ -492,6 +492,7 @@ async def test_a_strange_request_id_is_replaced(api, given):
 
 ROUTES = [
     ("POST", "instances/summarizer/runs", "createRun"),
+    ("POST", "instances/summarizer/runs/bulk", "createRuns"),
     ("GET", "runs", "listRuns"),
     ("GET", "runs/{run}", "getRun"),
     ("POST", "runs/{run}/cancel", "cancelRun"),
@@ -513,6 +514,7 @@ ROUTES = [
 ]
 BODIES = {
     "createRun": {"input": {"text": "x"}},
+    "createRuns": {"runs": [{"input": {"text": "x"}}]},
     "resolveRun": {"outcome": "repeat"},
 }
 OF_ALL = {"stopOrganization", "startOrganization"}
@@ -764,6 +766,36 @@ async def test_a_stopping_server_ends_streams_at_once():
         await until(api.streams._open.total)
         api.streams.closing.set()
         await following
+
+
+async def test_several_runs_are_requested_in_one_call(api):
+    """Each of them is accepted or refused as if it had come alone, and a repeat under the same key starts none."""
+    wishes = [{"input": {"text": "one"}}, {"input": {"no": 1}}, {"input": {"text": "two"}, "priority": 3}]
+    key = {"Idempotency-Key": "morning"}
+    path = api.url("instances/summarizer/runs/bulk")
+    first, again = [await api.client.post(path, json={"runs": wishes}, headers=key) for _ in range(2)]
+    found = shaped(schemas.RunTickets, first)
+    repeat = shaped(schemas.RunTickets, again)
+
+    assert (first.status_code, found["accepted"], found["refused"]) == (201, 2, 1)
+    one, bad, two = found["items"]
+    assert bad["reason"] == "InputInvalid"
+    assert bad["detail"].startswith("The input does not match")
+    assert [item.get("id") for item in repeat["items"]] == [one["id"], None, two["id"]]
+    assert repeat["items"][0]["repeated"]
+    listed = (await api.client.get(api.url("runs"))).json()["items"]
+    assert {(run["id"], run["priority"]) for run in listed} == {(one["id"], 0), (two["id"], 3)}
+
+
+@pytest.mark.parametrize("count", [0, 101])
+async def test_a_call_for_no_run_or_too_many_is_refused(api, count):
+    """The bound is said, with its place, and nothing is accepted."""
+    wishes = [{"input": {"text": "x"}}] * count
+    answer = await api.client.post(api.url("instances/summarizer/runs/bulk"), json={"runs": wishes})
+
+    problem = refused(answer, 422, "BadRequest")
+    assert problem["problems"][0]["pointer"] == "/runs"
+    assert (await api.client.get(api.url("runs"))).json()["items"] == []
 
 
 async def test_dead_runs_are_found_and_replayed(api):

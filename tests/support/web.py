@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -19,7 +19,6 @@ from everesthood.adapters.languages import Languages
 from everesthood.adapters.memory.bell import MemoryBell
 from everesthood.apis import wire
 from everesthood.apis.names import API_PREFIX
-from everesthood.domain.limits import UNLIMITED, Limits
 from everesthood.domain.schedules import Missed, Overlap, Schedule
 from everesthood.entrypoints.web.main import make_server
 from everesthood.entrypoints.web.parts import Parts
@@ -133,10 +132,10 @@ async def until(happened: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def publish(registry: Registry, limits: Limits = UNLIMITED) -> None:
+async def publish(registry: Registry, template: Mapping[str, object] = TEMPLATE, **more: Any) -> None:
     """Publish two instances that can run, of two organisations, and one that cannot yet."""
     for (namespace, name), uid in UIDS.items():
-        spec = json.dumps(TEMPLATE).encode()
+        spec = json.dumps(template).encode()
         await registry.publish_revision(
             PublishedRevision(namespace=namespace, digest=REVISION, template="summarizer", spec=spec)
         )
@@ -151,20 +150,14 @@ async def publish(registry: Registry, limits: Limits = UNLIMITED) -> None:
                 current_revision=None if name == "young" else REVISION,
                 config=b"{}",
                 schedules=(DAILY,),
-                limits=limits,
+                **more,
             )
         )
 
 
-@contextlib.asynccontextmanager
-async def running_api(stores: Stores, *, heartbeat_seconds: float = 15.0) -> AsyncIterator[Api]:
-    """Serve on a free port until the end of the block."""
-    await publish(stores.registry)
-    kubernetes = FakeApiServer()
-    kubernetes.know("ada-token", "ada", "everesthood-web")
-    kubernetes.grant("ada", "acme", *EVERYTHING)
-    bell, streams = MemoryBell(), Streams(heartbeat_seconds=heartbeat_seconds)
-    parts = Parts(
+def parts_of(stores: Stores, kubernetes: FakeApiServer, bell: MemoryBell, streams: Streams) -> Parts:
+    """Return what the routes need, over fakes of all but the record."""
+    return Parts(
         authorizer=Authorizer(KubernetesIdentities(kubernetes), time.monotonic),
         runs=stores.runs,
         control=stores.control,
@@ -178,6 +171,17 @@ async def running_api(stores: Stores, *, heartbeat_seconds: float = 15.0) -> Asy
         ),
         streams=streams,
     )
+
+
+@contextlib.asynccontextmanager
+async def running_api(stores: Stores, *, heartbeat_seconds: float = 15.0) -> AsyncIterator[Api]:
+    """Serve on a free port until the end of the block."""
+    await publish(stores.registry)
+    kubernetes = FakeApiServer()
+    kubernetes.know("ada-token", "ada", "everesthood-web")
+    kubernetes.grant("ada", "acme", *EVERYTHING)
+    bell, streams = MemoryBell(), Streams(heartbeat_seconds=heartbeat_seconds)
+    parts = parts_of(stores, kubernetes, bell, streams)
     server = make_server(parts, port=0, host="127.0.0.1")
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)

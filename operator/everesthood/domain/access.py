@@ -27,6 +27,7 @@ class Requirement:
 REQUIRED: Final[Mapping[str, Requirement]] = MappingProxyType(
     {
         "createRun": Requirement(verb="create", subresource="run"),
+        "createRuns": Requirement(verb="create", subresource="run"),
         "listRuns": Requirement(verb="list", subresource="runs"),
         "getRun": Requirement(verb="get", subresource="runs"),
         "listSteps": Requirement(verb="get", subresource="runs"),

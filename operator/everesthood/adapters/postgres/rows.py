@@ -9,7 +9,7 @@ from everesthood.apis.reasons import Reason
 from everesthood.domain.queues import Pause, Stop
 from everesthood.domain.runs import Approval, Run, RunId, RunState
 from everesthood.domain.schedules import Missed, Overlap, Schedule
-from everesthood.usecases.ports.record import StoredSchedule
+from everesthood.usecases.ports.record import InstanceTarget, StoredSchedule
 from everesthood.usecases.ports.registry import PublishedCredential
 
 STATES: Final = tuple(RunState)
@@ -64,6 +64,18 @@ def stop(row: Row) -> Stop | None:
     if row["stopped_at"] is None:
         return None
     return Stop(at=row["stopped_at"], by=row["stopped_by"], message=row["message"], cancels=row["cancels"])
+
+
+def target(namespace: str, name: str, *, row: Row) -> InstanceTarget:
+    """Return the instance of a row for who accepts runs."""
+    return InstanceTarget(
+        uid=row["uid"],
+        namespace=namespace,
+        name=name,
+        suspended=row["suspended"],
+        current_revision=row["current_revision"],
+        template_spec=None if row["spec"] is None else row["spec"].encode(),
+    )
 
 
 def schedule(row: Row) -> Schedule:

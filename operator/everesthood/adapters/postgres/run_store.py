@@ -40,6 +40,9 @@ class PostgresRuns:
         self._database = database
         self._listener = listener
         self._announcer = Announcer(database)
+        self._targets: Batches[tuple[str, str], InstanceTarget | None] = Batches(
+            self._find, lane=lambda wanted: wanted[0]
+        )
         self._accepts: Batches[RunRequest, Accepted] = Batches(self._accept, lane=_organization)
         self._waker = Announcer(database, DEMAND)
         self._deduped: Batches[RunRequest, Accepted] = Batches(
@@ -47,18 +50,14 @@ class PostgresRuns:
         )
 
     async def target(self, namespace: str, instance: str) -> InstanceTarget | None:
-        """Return the published instance of that name."""
-        row = await self._database.row("target", namespace, instance)
-        if row is None:
-            return None
-        return InstanceTarget(
-            uid=row["uid"],
-            namespace=namespace,
-            name=instance,
-            suspended=row["suspended"],
-            current_revision=row["current_revision"],
-            template_spec=None if row["spec"] is None else row["spec"].encode(),
-        )
+        """Return the published instance of that name, looked up together with others asked for meanwhile."""
+        return await self._targets.submit((namespace, instance))
+
+    async def _find(self, batch: Sequence[tuple[str, str]]) -> Sequence[InstanceTarget | None]:
+        wanted = list(dict.fromkeys(batch))
+        found = await self._database.fetch("target", [n for n, _ in wanted], [name for _, name in wanted])
+        targets = {(place := wanted[row["k"] - 1]): rows.target(*place, row=row) for row in found}
+        return [targets.get(one) for one in batch]
 
     async def accept(self, request: RunRequest) -> Accepted:
         """Commit the run, together with others that come at the same time."""
@@ -172,6 +171,7 @@ class PostgresRuns:
 
     async def close(self) -> None:
         """Wait for what is under way."""
+        await self._targets.close()
         await self._accepts.close()
         await self._deduped.close()
         await self._waker.close()

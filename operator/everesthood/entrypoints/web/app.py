@@ -11,6 +11,7 @@ from everesthood import __version__
 from everesthood.apis import names
 from everesthood.domain.access import PUBLIC, REQUIRED
 from everesthood.entrypoints.web import control, control_schemas, docs, problems, schemas
+from everesthood.entrypoints.web.express import Express
 from everesthood.entrypoints.web.guard import OPERATION_OF
 from everesthood.entrypoints.web.middleware import Around
 from everesthood.entrypoints.web.parts import Parts
@@ -24,7 +25,7 @@ _DESCRIPTION = (
 
 def build_app(parts: Parts) -> Around:
     """Return the ASGI application."""
-    return Around(build_api(parts))
+    return Around(Express(build_api(parts)))
 
 
 def build_api(parts: Parts | None = None) -> FastAPI:

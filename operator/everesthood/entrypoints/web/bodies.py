@@ -45,6 +45,12 @@ class RunBody(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
         return None if one is None else Dedupe(key=one.key, mode=one.mode, seconds=one.seconds)
 
 
+class RunsBody(msgspec.Struct, forbid_unknown_fields=True):
+    """A request for several runs of one instance."""
+
+    runs: list[RunBody] = []
+
+
 class ReplayBody(msgspec.Struct, forbid_unknown_fields=True):
     """A request for a replay; without an input, the old run's is taken."""
 

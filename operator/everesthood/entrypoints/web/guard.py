@@ -53,7 +53,7 @@ def guard(operation: str) -> Door:
     need = REQUIRED[operation]
 
     async def enter(request: Request, namespace: Namespace, instance: InstanceQuery = "") -> Call:
-        return await _enter(request, need, namespace, instance)
+        return await enter_as(request, need, namespace, instance)
 
     OPERATION_OF[enter] = operation
     return enter
@@ -64,7 +64,7 @@ def guard_of_instance(operation: str) -> Door:
     need = REQUIRED[operation]
 
     async def enter(request: Request, namespace: Namespace, name: InstancePath) -> Call:
-        return await _enter(request, need, namespace, name)
+        return await enter_as(request, need, namespace, name)
 
     OPERATION_OF[enter] = operation
     return enter
@@ -75,13 +75,14 @@ def guard_of_namespace(operation: str) -> Door:
     need = REQUIRED[operation]
 
     async def enter(request: Request, namespace: Namespace) -> Call:
-        return await _enter(request, need, namespace, "")
+        return await enter_as(request, need, namespace, "")
 
     OPERATION_OF[enter] = operation
     return enter
 
 
-async def _enter(request: Request, need: Requirement, namespace: str, instance: str) -> Call:
+async def enter_as(request: Request, need: Requirement, namespace: str, instance: str) -> Call:
+    """Return the call if who calls may do what is needed."""
     parts: Parts = request.app.state.parts
     token = _token(request)
 

@@ -40,10 +40,10 @@ class WrongMedia(errors.Refused):
 
 def register(app: FastAPI) -> None:
     """Let every error leave the application as a problem."""
-    app.add_exception_handler(EveresthoodError, _ours)
+    app.add_exception_handler(EveresthoodError, ours)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _defect)
+    app.add_exception_handler(Exception, defect)
 
 
 def problem(
@@ -81,7 +81,8 @@ def _status(error: EveresthoodError) -> int:
     return next((code for kind, code in _STATUSES.items() if isinstance(error, kind)), 500)
 
 
-async def _ours(request: Request, error: Exception) -> Response:
+async def ours(request: Request, error: Exception) -> Response:
+    """Return the answer to one of our errors."""
     assert isinstance(error, EveresthoodError)  # noqa: S101 - registered for this class
     status, body = of_error(request.state.request_id, error)
     headers = {}
@@ -113,7 +114,8 @@ async def _http(request: Request, error: Exception) -> Response:
     return _response(error.status_code, body, dict(error.headers or {}))
 
 
-async def _defect(request: Request, _: Exception) -> Response:
+async def defect(request: Request, _: Exception) -> Response:
+    """Return the answer to what should not have happened."""
     # The error goes on from here to the middleware, which logs it.
     detail = "Something is wrong on our side; the log has it under the request's id."
     return _response(500, problem(request.state.request_id, 500, Reason.INTERNAL, detail), {})

@@ -26,6 +26,7 @@ from everesthood.usecases.list_schedules import find_schedule, list_schedules
 from everesthood.usecases.ports.record import RunFilter
 from everesthood.usecases.replay_runs import MOST_AT_ONCE, Replay, replay_run, replay_runs
 from everesthood.usecases.request_run import Answer, Wish
+from everesthood.usecases.request_runs import key_of, request_runs
 
 _SAYS: Final = {
     401: "No valid token came with the request.",
@@ -38,6 +39,7 @@ _SAYS: Final = {
     503: "PostgreSQL or Kubernetes is down; nothing was accepted. Retry-After says when to try again.",
 }
 _RUN_WISH: Final = {"application/json": {"schema": {"$ref": "#/components/schemas/RunWish"}}}
+_RUNS_WISH: Final = {"application/json": {"schema": {"$ref": "#/components/schemas/RunsWish"}}}
 _REPLAY_WISH: Final = {"application/json": {"schema": {"$ref": "#/components/schemas/ReplayWish"}}}
 
 router = APIRouter(prefix=names.API_PREFIX, tags=["runs"])
@@ -83,20 +85,50 @@ async def create_run(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Accept a run. When this answers, the run is durable and ends in a final state, whatever dies."""
-    body = await bodies.read(request, bodies.RunBody)
-    wish = Wish(
+    wish = _wish(call, await bodies.read(request, bodies.RunBody), bodies.idempotency_key(idempotency_key))
+    return _accepted(call, await call.parts.request_run(wish))
+
+
+@operation(
+    "POST",
+    "/instances/{name}/runs/bulk",
+    "createRuns",
+    summary="Start several runs",
+    response_model=schemas.RunTickets,
+    status_code=201,
+    responses=problems(413, 415, 422),
+    openapi_extra={"requestBody": {"content": _RUNS_WISH}},
+)
+async def create_runs(
+    request: Request,
+    call: Annotated[Call, Depends(guard_of_instance("createRuns"))],
+    idempotency_key: Annotated[
+        str | None, Header(description="A repeat with the same key, and the same runs in order, starts none.")
+    ] = None,
+) -> Response:
+    """Accept up to 100 runs, each as if it had come alone: one that is refused stops no other.
+
+    When this answers, every run with an `id` is durable. Cheaper than a call for each.
+    """
+    key = bodies.idempotency_key(idempotency_key)
+    wanted = (await bodies.read(request, bodies.RunsBody)).runs
+    wishes = [_wish(call, body, key_of(key, index)) for index, body in enumerate(wanted)]
+    return answered(schemas.tickets(await request_runs(call.parts.request_run, wishes)), status=201)
+
+
+def _wish(call: Call, body: bodies.RunBody, key: str | None) -> Wish:
+    return Wish(
         namespace=call.namespace,
         instance=call.instance,
         input=bytes(body.input),
         requested_by=call.identity.username,
         request_id=call.request_id,
-        idempotency_key=bodies.idempotency_key(idempotency_key),
+        idempotency_key=key,
         priority=body.priority,
         ttl_seconds=body.ttl_seconds,
         labels=body.labels,
         dedupe=body.same,
     )
-    return _accepted(call, await call.parts.request_run(wish))
 
 
 def _accepted(call: Call, answer: Answer) -> Response:

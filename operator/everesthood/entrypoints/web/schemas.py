@@ -11,10 +11,12 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from everesthood.domain.errors import Refused
 from everesthood.domain.runs import Approval, DedupeMode, Run, RunState
 from everesthood.domain.schedules import Missed, Overlap
 from everesthood.usecases.ports.record import StoredLine, StoredSchedule, StoredStep
 from everesthood.usecases.replay_runs import Replayed
+from everesthood.usecases.request_run import Answer
 
 RunJson = dict[str, object]
 
@@ -58,6 +60,29 @@ class RunWish(Shape):
         Field(max_length=16, description="Names and values to find it by, as Kubernetes' labels."),
     ] = {}
     dedupe: Annotated[DedupeWish | None, Field(description="Make one run of several requests.")] = None
+
+
+class RunsWish(Shape):
+    """Runs of one AgentInstance that somebody wants."""
+
+    runs: Annotated[list[RunWish], Field(min_length=1, max_length=100, description="What is wanted of each.")]
+
+
+class RunTicket(Shape):
+    """What became of one of several wishes: `id`, or `reason` and `detail`."""
+
+    id: Annotated[str, Field(description="Id of the accepted run.")] = ""
+    repeated: Annotated[bool, Field(description="The same request was accepted before.")] = False
+    reason: Annotated[str, Field(description="Why it was refused; `everesthood explain`.")] = ""
+    detail: Annotated[str, Field(description="The same for people.")] = ""
+
+
+class RunTickets(Shape):
+    """What became of several wishes."""
+
+    items: Annotated[list[RunTicket], Field(description="In the order of the request.")]
+    accepted: Annotated[int, Field(description="How many were accepted, now or before.")]
+    refused: Annotated[int, Field(description="How many were not.")]
 
 
 class ReplayWish(Shape):
@@ -256,7 +281,7 @@ class ProblemView(Shape):
     problems: Annotated[list[FieldProblem], Field(description="The fields at fault.")] = []
 
 
-BY_HAND = (RunWish, ReplayWish, ProblemView)
+BY_HAND = (RunWish, RunsWish, ReplayWish, ProblemView)
 """Shapes that FastAPI does not see, since bodies are read and refusals written by hand."""
 
 
@@ -314,6 +339,18 @@ def detail(run: Run, steps: Sequence[StoredStep], following: int | None) -> RunJ
         "steps": [step_view(step) for step in steps],
         "nextSteps": following,
     }
+
+
+def tickets(ends: Sequence[Answer | Refused]) -> RunJson:
+    """Return what became of wishes as RunTickets."""
+    items: list[RunJson] = [
+        {"reason": end.reason, "detail": end.message}
+        if isinstance(end, Refused)
+        else {"id": end.run.id, "repeated": end.repeated}
+        for end in ends
+    ]
+    refused = sum("reason" in item for item in items)
+    return {"items": items, "accepted": len(items) - refused, "refused": refused}
 
 
 def replayed(done: Replayed) -> RunJson:
