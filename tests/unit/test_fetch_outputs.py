@@ -26,7 +26,7 @@ class Gateway:
 
 def assignment(*steps: StepRecord) -> Assignment:
     return Assignment(
-        run="r", fence=2, attempt=2, input=msgspec.Raw(b"{}"), request_id="q", deadline_at=0.0,
+        run="r", fence=2, attempt=2, input=msgspec.Raw(b"{}"), request_id="q", seconds_left=60.0,
         lease_seconds=30, steps=steps,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from everesthood.usecases.leave import Leaving
 GIVEN = WorkReply(
     assignments=(
         Assignment(
-            run="r", fence=1, attempt=1, input=b"1", request_id="q", deadline_at=1.0, lease_seconds=30
+            run="r", fence=1, attempt=1, input=b"1", request_id="q", seconds_left=60.0, lease_seconds=30
         ),
     )
 )  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ Two pure steps, because applying children changes what is observed: `plan` says 
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,7 +20,7 @@ from everesthood.apis.v1alpha1.instance import (
     WorkersStatus,
 )
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec, AgentTemplateStatus
-from everesthood.domain import conditions, revisions, workers
+from everesthood.domain import conditions, limits, revisions, workers
 from everesthood.domain.children import Child
 from everesthood.domain.conditions import Verdict
 from everesthood.domain.errors import Problem
@@ -264,11 +265,19 @@ def policies(seen: Observed, plan: Plan, grace_seconds: float) -> dict[str, Poli
             most = seen.spec.workers.most
             found[revision] = Policy(minimum=0, maximum=most, slots=slots, idle_seconds=grace_seconds)
         elif bounds is not None:
-            low, high = bounds.min_replicas, bounds.max_replicas
+            low = bounds.min_replicas
+            high = max(1, low, _useful(seen, content, bounds.max_replicas))
             if revision != serving:
                 low = min(high, max(1, low, standing_of(live).replicas if live else 1))
             found[revision] = Policy(minimum=low, maximum=high, slots=slots, idle_seconds=bounds.idle_seconds)
     return found
+
+
+def _useful(seen: Observed, content: AgentTemplateSpec, most: int) -> int:
+    """Return how many of at most so many workers the limits of runs at once can keep busy."""
+    asked = (limits.read(seen.spec.limits).concurrency, limits.read(content.limits).concurrency)
+    runs = min((number for number in asked if number is not None), default=None)
+    return most if runs is None else min(most, math.ceil(runs / content.worker.slots))
 
 
 def resized(seen: Observed, plan: Plan) -> tuple[tuple[Live, int], ...]:
