@@ -404,7 +404,7 @@ async def running_stack(cache: Path) -> AsyncIterator[Stack]:
         ledger = Ledger()
         await ledger.open()
         stack.callback(ledger.close)
-        made = await _furnish(folder, cache, servers, ledger, registry, runs)
+        made = await _furnish(folder, cache, servers, ledger, (database, listener, registry, runs))
         stack.push_async_callback(made.http.aclose)
         await made.ask(_BOOKS)
         for process in PROCESSES:
@@ -429,10 +429,10 @@ async def _furnish(
     cache: Path,
     servers: Servers,
     ledger: Ledger,
-    registry: PostgresRegistry,
-    runs: PostgresRuns,
+    record: tuple[Database, Listener, PostgresRegistry, PostgresRuns],
 ) -> Stack:
     """Write what the processes read, and publish the agent."""
+    database, listener, registry, runs = record
     (folder / "tokens").mkdir()
     for name in ("bell-key", "bell-password", "fingerprint-key", "token"):
         (folder / name).write_text(uuid.uuid4().hex * 2)
@@ -443,7 +443,8 @@ async def _furnish(
     )
     site = Site(
         folder=folder, port=free_port(), internal_hosts=frozenset({ledger.address}), token="a-person",
-        gateway_port=free_port(), inherited=dict(os.environ), servers=addresses, registry=registry, runs=runs,
+        gateway_port=free_port(), inherited=dict(os.environ), servers=addresses,
+        database=database, listener=listener, registry=registry, runs=runs,
     )  # fmt: skip
     seat = replace_token(site.seat(_instance()), "worker-token")
     site.tell([seat], {f"{NAMESPACE}/ledger": {"token": "of-the-ledger"}})
