@@ -96,6 +96,19 @@ def _stimuli(stack: Stack, point: Point) -> list[tuple[Callable[[], Awaitable[No
     ring = stack.fire if point.process == "scheduler" else stack.work
     lose, forget = (stack.lose_a_worker, 8.0), (partial(stack.forget_scripts, ring), 4.0)
     guest = (stack.house_a_guest, 6.0)
+    special = {
+        "sql:ask": stack.ask_a_person,
+        "sql:decide": stack.answer_nobody if point.process == "scheduler" else stack.ask_a_person,
+        "sql:start": stack.limit,
+        "sql:spend": stack.limit,
+        "sql:keep_back": stack.limit,
+        "sql:hold_credential": stack.refuse,
+        "gateway:hold": stack.refuse,
+    }
+    if point.operation.endswith(".want"):
+        return [(stack.stream, 4.0), (work[0], 3.0), (stack.stream, 4.0), lose, fire, forget]
+    if only := special.get(point.operation):
+        return [(only, 6.0), (only, 6.0)]
     if "ACL" in point.operation or "queue_" in point.operation or "UNLINK" in point.operation:
         return [guest, work, fire, lose, forget]
     if "SCRIPT" in point.operation:

@@ -84,9 +84,9 @@ def hook_postgres() -> None:
     uncommitted: dict[int, set[str]] = {}
 
     def operations(query: str, values: tuple[Any, ...]) -> set[str]:
-        if "pg_notify" in query:
-            return {"sql:notify"}
         name = names.get(query)
+        if name is None and "pg_notify" in query:
+            return {"sql:notify"}
         columns = [value for value in values if isinstance(value, list)]
         if name is None or (columns and not any(columns)):
             return set()  # a statement with nothing in its columns writes nothing

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 
 from tests.support.valkey import free_port
 
+_REFUSAL = (
+    b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 2\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+)
+
 
 @dataclass(slots=True)
 class Ledger:
@@ -15,6 +19,8 @@ class Ledger:
 
     port: int = field(default_factory=free_port)
     calls: dict[tuple[str, str], list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
+    refusals: int = 0
+    """How many calls of a first step are refused, as by a provider whom there are too many of."""
     _server: asyncio.Server | None = None
 
     @property
@@ -34,6 +40,12 @@ class Ledger:
         with suppress(ConnectionError, asyncio.IncompleteReadError, ValueError, asyncio.CancelledError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             _, run, attempt, step, seconds = head.split(" ", 2)[1].split("/")
+            if step == "first" and self.refusals > 0:
+                self.refusals -= 1
+                writer.write(_REFUSAL)
+                await writer.drain()
+                writer.close()
+                return
             self.calls[run, step].append((int(attempt), time.time()))
             await asyncio.sleep(float(seconds))
             body = str(len(self.calls[run, step])).encode()

@@ -32,11 +32,10 @@ Place = Literal["sql", "redis", "gateway", "queue", "outside"]
 Moment = Literal["before", "after"]
 """Before the write is sent; after it is committed and before whoever wrote hears of it."""
 
+_PUBLISHING: Final = "writes the installation's limits when a gateway starts, before it serves"
 _CONTROL: Final = "a person's word about queues, an organisation or a doubt; no run's path leads there"
 _CHILD: Final = "runs of runs: no agent of the matrix has any"
-_LIMITS: Final = "limits: no queue of the matrix has any"
 _RETENTION: Final = "forgets what is over for long; nothing here is"
-_APPROVAL: Final = "approvals: no agent of the matrix asks a person"
 _SCALING: Final = "a worker that is asked to leave: nobody here asks"
 
 UNASKED: Final = {
@@ -47,33 +46,21 @@ UNASKED: Final = {
     ("web", "sql:resume"): _CONTROL,
     ("web", "sql:start_organization"): _CONTROL,
     ("web", "sql:stop_organization"): _CONTROL,
-    ("web", "sql:decide"): _APPROVAL,
     ("gateway", "redis:EVALSHA"): _CHILD,
     ("gateway", "redis:SCRIPT LOAD"): _CHILD,
     ("gateway", "sql:accept"): _CHILD,
     ("gateway", "sql:accept_deduped"): _CHILD,
     ("gateway", "sql:cancel"): _CHILD,
-    ("gateway", "sql:ask"): _APPROVAL,
     ("gateway", "sql:observe"): "looks at credentials; no run is touched",
-    ("gateway", "sql:hold_credential"): "a refused credential: nobody refuses one here",
-    (
-        "gateway",
-        "sql:publish_shared",
-    ): "publishing of the installation's limits, done when the gateway starts",
-    ("gateway", "sql:count_running"): "publishing of the installation's limits, done when the gateway starts",
-    ("gateway", "sql:start"): _LIMITS,
-    ("gateway", "sql:spend"): _LIMITS,
-    ("gateway", "sql:keep_back"): _LIMITS,
+    ("gateway", "sql:publish_shared"): _PUBLISHING,
+    ("gateway", "sql:count_running"): _PUBLISHING,
     ("gateway", "sql:offer_to_leave"): _SCALING,
     ("scheduler", "sql:cancel_stopped"): _CONTROL,
-    ("scheduler", "sql:decide"): _APPROVAL,
-    ("scheduler", "sql:drop_approvals"): _APPROVAL,
     ("scheduler", "sql:forget_audit"): _RETENTION,
     ("scheduler", "sql:forget_keys"): _RETENTION,
     ("scheduler", "sql:forget_lines"): _RETENTION,
     ("scheduler", "sql:forget_runs"): _RETENTION,
     ("worker", "gateway:child"): _CHILD,
-    ("worker", "gateway:hold"): "a refused credential: nobody refuses one here",
     ("worker", "gateway:outputs"): "only reads, and only outputs too large for a claim",
     ("worker", "gateway:work.holds"): _SCALING,
     ("worker", "gateway:work.leaves"): _SCALING,

@@ -29,8 +29,10 @@ from tests.support.valkey import free_port, running_valkey
 
 from everesthood.adapters.local import Servers as Addresses
 from everesthood.adapters.postgres import Database, Listener, PostgresRegistry, PostgresRuns, migrate
+from everesthood.adapters.postgres.limits import publish_shared
 from everesthood.bootstrap.dev import Site
 from everesthood.domain.errors import EveresthoodError
+from everesthood.domain.limits import Limits, Rate, Shared
 from everesthood.domain.schedules import Missed, Overlap, Schedule
 from everesthood.usecases.ports.registry import PublishedCredential, PublishedInstance, PublishedRevision
 
@@ -39,6 +41,8 @@ _COMMIT_SECONDS = 0.05
 """From the moment that PostgreSQL writes a step to the one at which it is durable."""
 SLOW_SECONDS = 1.2
 """Longer than it takes until a lease is renewed, shorter than a lease."""
+_PLACES = 4
+_LIMITS = Limits(concurrency=20, rate=Rate(runs=1000, period_seconds=1, burst=100))
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "default"
 REVISION = "r1"
@@ -65,7 +69,8 @@ create trigger chaos_run after update on run for each row execute function chaos
 """
 """What PostgreSQL itself notes, so that no later write can hide an earlier one."""
 _FORGET = (
-    "delete from chaos_done; delete from chaos_breach; delete from step; delete from run_log; delete from run"
+    "delete from chaos_done; delete from chaos_breach; delete from step; delete from run_log; delete from approval; "
+    "delete from run; delete from kept_back; delete from run_limit where scope like 'credential/%'"
 )
 _OPEN = "select id::text from run where state in (0, 1, 2)"
 _RECOVERED = """
@@ -82,7 +87,7 @@ from chaos_done group by run_id, name
 
 
 def _template(address: str) -> dict[str, Any]:
-    """Return an agent of five steps; `once` is one that must not be repeated, `second` takes as long as asked."""
+    """Return an agent of six steps: `second` takes as long as it is told, `once` must not be repeated."""
 
     def call(step: str, seconds: str = "0", **more: Any) -> dict[str, Any]:
         url = f"{{{{ config.ledger }}}}/{{{{ run.id }}}}/{{{{ run.attempt }}}}/{step}/{seconds}"
@@ -95,10 +100,11 @@ def _template(address: str) -> dict[str, Any]:
         "queue": {"maxAttempts": 15, "maxRunSeconds": 50},
         "worker": {"slots": 20},
         "steps": [
-            {"name": "first", "idempotent": True, "http": call("first", credential="key")},
+            {"name": "first", "idempotent": True, "retry": {}, "http": call("first", credential="key")},
             {"name": "second", "needs": ["first"], "idempotent": True, "http": call("second", "{{ input.seconds }}")},
             {"name": "third", "needs": ["second"], "idempotent": True, "code": {"entrypoint": "tests.chaos.agent:work"}},
-            {"name": "once", "needs": ["third"], "when": "input.once", "idempotent": False, "http": call("once")},
+            {"name": "asked", "needs": ["third"], "when": "input.asks", "approval": {"message": "Go on?"}},
+            {"name": "once", "needs": ["asked"], "when": "input.once", "idempotent": False, "http": call("once")},
             {"name": "last", "needs": ["once"], "idempotent": True, "http": call("last")},
         ],
     }  # fmt: skip
@@ -137,7 +143,10 @@ class Stack:
     struck_at: float = 0.0
     victims: list[int] = field(default_factory=list)
     """Servers' processes that are to die."""
+    unanswered: set[str] = field(default_factory=set)
+    """Runs that waited for an answer for too long, and are dead for it."""
     _guests: int = 0
+    _is_limited: bool = False
 
     # --- striking ---------------------------------------------------------------------------------------
 
@@ -146,7 +155,13 @@ class Stack:
         for member in self.members.values():
             await member.until_ready()
         await self.ask(_FORGET)
+        if self._is_limited:
+            self._is_limited = False
+            await self.publish()
+            await _persist(lambda: publish_shared(self.site.database, Shared()))
         self.ledger.calls.clear()
+        self.ledger.refusals = 0
+        self.unanswered.clear()
         self.answered.clear()
         self.breaches.clear()
         for file in (*self.folder.glob(f"*.{ARMED}"), *self.folder.glob(f"*.{STRUCK}")):
@@ -180,11 +195,17 @@ class Stack:
     # --- what people and the controller do ----------------------------------------------------------------
 
     async def post(
-        self, *, seconds: float = 0.02, once: bool = False, dedupe: str = "", instance: str = "struck"
+        self,
+        *,
+        seconds: float = 0.02,
+        once: bool = False,
+        asks: bool = False,
+        dedupe: str = "",
+        instance: str = "struck",
     ) -> str:
         """Ask for a run until it is accepted, as a client with an Idempotency-Key does, and return it."""
         key = uuid.uuid4().hex
-        body: dict[str, Any] = {"input": {"seconds": seconds, "once": once}}
+        body: dict[str, Any] = {"input": {"seconds": seconds, "once": once, "asks": asks}}
         if dedupe:
             body["dedupe"] = {"key": dedupe}
         path = f"/instances/{instance}/runs"
@@ -216,6 +237,11 @@ class Stack:
         plain = [self.post() for _ in range(3)]
         await asyncio.gather(*plain, self.post(seconds=SLOW_SECONDS), self.post(once=True), self._give_up())
         await asyncio.gather(self.post(dedupe="same", seconds=0.3), self.post(dedupe="same", seconds=0.3))
+
+    async def stream(self) -> None:
+        """Have runs one after the other, so that some end while others are to be claimed."""
+        for _ in range(12):
+            await asyncio.gather(self.post(), self.post(), asyncio.sleep(0.05))
 
     async def _give_up(self) -> None:
         await self.cancel(await self.post(seconds=SLOW_SECONDS))
@@ -253,6 +279,45 @@ class Stack:
         await posting
         await self.work()
 
+    async def ask_a_person(self) -> None:
+        """Have runs that wait for an answer, and answer each until the answer is heard."""
+        runs = await asyncio.gather(*(self.post(asks=True) for _ in range(3)))
+        await asyncio.gather(*map(self._approve, runs))
+
+    async def _approve(self, run: str) -> None:
+        deadline = time.monotonic() + 30
+        path = f"/runs/{run}/steps/asked/approval"
+        while (answer := await self._insist("POST", path, json={"approved": True})).status_code != 200:
+            if time.monotonic() > deadline:  # before the run asks there is nothing to answer
+                self.breaches.append(f"run {run} takes no answer: {answer.text}")
+                return
+            await asyncio.sleep(0.1)
+
+    async def answer_nobody(self) -> None:
+        """Have a run that waits for an answer until it is too late for one."""
+        run = await self.post(asks=True)
+        deadline = time.monotonic() + 30
+        while not await self.ask(f"select 1 from run where id = '{run}' and state = 2"):
+            if time.monotonic() > deadline:
+                self.breaches.append(f"run {run} does not ask")
+                return
+            await asyncio.sleep(0.05)
+        self.unanswered.add(run)
+        await self.ask(f"update approval set deadline_at = now() where run_id = '{run}';")
+
+    async def limit(self) -> None:
+        """Let fewer runs start than there are, by a cap of the platform's and a rate of the instance's."""
+        self._is_limited = True
+        await self.publish()
+        shared = Shared(platform=Limits(concurrency=_PLACES))
+        await _persist(lambda: publish_shared(self.site.database, shared))
+        await asyncio.gather(*(self.post(seconds=SLOW_SECONDS / 2) for _ in range(2 * _PLACES)))
+
+    async def refuse(self) -> None:
+        """Let the world outside refuse a credential for a moment, so that it is held for all."""
+        self.ledger.refusals = 2
+        await self.work()
+
     async def forget_scripts(self, then: Callable[[], Awaitable[None]]) -> None:
         """Let Redis forget what it was taught, and do something then for which somebody rings."""
         with suppress(RedisError, OSError), self.servers.redis.admin() as redis:
@@ -263,6 +328,8 @@ class Stack:
         """Do as the controller does with a changed AgentInstance."""
         self.generation += 1
         instance = replace(_instance(self.ledger.address), generation=self.generation, schedules=schedules)
+        if self._is_limited:
+            instance = replace(instance, limits=_LIMITS)
         await _persist(lambda: self.registry.publish_instance(instance))
 
     # --- the outcome --------------------------------------------------------------------------------------
@@ -284,7 +351,9 @@ class Stack:
             f"run {row['run_id']} {row['what']}" for row in await self.ask("select * from chaos_breach")
         ]
         breaches += [
-            f"run {r['id']} is dead: {r['reason']}, {r['message']}" for r in runs if r["state"] in (4, 6)
+            f"run {r['id']} is dead: {r['reason']}, {r['message']}"
+            for r in runs
+            if r["state"] in (4, 6) and not (r["id"] in self.unanswered and r["reason"] == "ApprovalExpired")
         ]
         breaches += [said async for said in self._repeats()]
         since = (await self.ask(_RECOVERED.format(seconds=time.monotonic() - self.struck_at)))[0]["seconds"]
@@ -368,7 +437,7 @@ def _schedule(overlap: Overlap, at: datetime) -> Schedule:
     return Schedule(
         name=overlap.name.lower().replace("_", "-"), cron=None, at=at, time_zone="Etc/UTC", overlap=overlap,
         missed=Missed.LATEST, max_missed=1, jitter_seconds=0, suspended=False,
-        input=json.dumps({"seconds": SLOW_SECONDS, "once": False}).encode(),
+        input=json.dumps({"seconds": SLOW_SECONDS, "once": False, "asks": False}).encode(),
     )  # fmt: skip
 
 
