@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 from tests.support.record import Harness, finish, new_id, seat, step
@@ -41,11 +40,6 @@ async def over(record: Harness, state: RunState = RunState.SUCCEEDED, *, days_ag
 async def age(record: Harness, days: int) -> None:
     """Let everything be older, what is over too."""
     await record.age(days * DAY)
-    if record.database is not None:
-        async with record.database.acquire() as connection:
-            await connection.execute(
-                "update run set finished_at = finished_at - $1::interval", timedelta(days=days)
-            )
 
 
 async def forget(record: Harness, **changes: int) -> dict[str, int]:

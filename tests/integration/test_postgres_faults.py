@@ -29,7 +29,7 @@ async def record(own_server: PostgresServer) -> AsyncIterator[Harness]:
     database = Database(lambda: own_server.url)
     await migrate(database)
     async with database.acquire() as connection:
-        await connection.execute("truncate instance, run, step, run_log, idempotency, audit")
+        await connection.execute("truncate instance, run, step, run_log, idempotency, audit cascade")
     await database.close()
     async with postgres_harness(own_server.url) as harness:
         await harness.registry.publish_instance(INSTANCE)

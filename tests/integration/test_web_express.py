@@ -8,7 +8,7 @@ import pytest
 from tests.support.reviews import FakeApiServer
 from tests.support.web import EVERYTHING, Stores, parts_of, publish
 
-from everesthood.adapters.memory import MemoryRegistry, MemoryRuns, MemoryWork, Record
+from everesthood.adapters.memory import MemoryControl, MemoryRegistry, MemoryRuns, MemoryWork, Record
 from everesthood.adapters.memory.bell import MemoryBell
 from everesthood.apis.names import API_PREFIX
 from everesthood.entrypoints.web.app import build_api
@@ -36,7 +36,12 @@ async def both_ways(kind=MemoryRuns) -> AsyncIterator[list[httpx2.AsyncClient]]:
         clients = []
         for way in (Express, lambda api: api):
             record = Record()
-            stores = Stores(runs=kind(record), work=MemoryWork(record), registry=MemoryRegistry(record))
+            stores = Stores(
+                runs=kind(record),
+                work=MemoryWork(record),
+                registry=MemoryRegistry(record),
+                control=MemoryControl(record),
+            )
             await publish(stores.registry)
             kubernetes = FakeApiServer()
             kubernetes.know("ada-token", "ada", "everesthood-web")

@@ -958,6 +958,19 @@ async def test_told_work_starts_as_many_workers_as_it_needs(scaled: Scaled):
     assert scaled.children(Kind.DISRUPTION_BUDGET) != []
 
 
+async def test_no_worker_is_started_that_a_limit_keeps_idle(scaled: Scaled):
+    """With a limit of two runs at once, one worker of two slots is all that much work needs."""
+    await at_zero(scaled)
+    bounds = {"maxReplicas": 3, "idleSeconds": 10}
+    scaled.instance(workers={"autoscaling": bounds}, limits={"concurrency": 2})
+    of_work(100, scaled)
+    scaled.watch.wake("uid-hello")
+
+    await scaled.watch.look()
+    await scaled.pass_over()
+    assert scaled.number == 1
+
+
 async def test_a_flood_of_words_is_one_look(scaled: Scaled):
     """Being told of work again and again, while it is watched, leads to nothing more."""
     await at_zero(scaled)

@@ -571,7 +571,7 @@ def test_a_run_that_waited_for_a_slot_has_that_much_less_time() -> None:
     started = held.next_to_start()
 
     assert started is not None
-    assert started.begun(1025.0).seconds_left == 35.0
+    assert started.begun(1025.0, started.assignment).seconds_left == 35.0
 
 
 async def test_a_defect_takes_down_its_run_only() -> None:

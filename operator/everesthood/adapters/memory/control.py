@@ -71,9 +71,8 @@ class MemoryControl:
 
     def _mark_done(self, row: RunRow, name: str, output: bytes) -> None:
         now = self._record.now()
-        row.steps[name] = replace(
-            row.steps[name], state="succeeded", output=output, reason="", message="", finished_at=now
-        )
+        before = row.steps[name]
+        row.write(replace(before, state="succeeded", output=output, reason="", message="", finished_at=now))
 
     def _go_on(self, row: RunRow, state: RunState) -> None:
         now = self._record.now()
@@ -222,16 +221,18 @@ def answer(record: Record, row: RunRow, asked: ApprovalRow, settled: Settled, *,
     """Write what became of a question, of its step and of its run."""
     now = record.now()
     asked.verdict, asked.decided_by = settled.verdict, by
-    row.steps[asked.open.step] = StoredStep(
-        name=asked.open.step,
-        state=settled.step_state,
-        output=b"null" if settled.output is None else msgspec.json.encode(settled.output),
-        reason=settled.reason,
-        message=settled.message,
-        tries=1,
-        attempt=row.attempt + 1,
-        started_at=asked.open.asked_at,
-        finished_at=now,
+    row.write(
+        StoredStep(
+            name=asked.open.step,
+            state=settled.step_state,
+            output=b"null" if settled.output is None else msgspec.json.encode(settled.output),
+            reason=settled.reason,
+            message=settled.message,
+            tries=1,
+            attempt=row.attempt + 1,
+            started_at=asked.open.asked_at,
+            finished_at=now,
+        )
     )
     if settled.becomes is None:
         row.answered = True

@@ -88,6 +88,12 @@ class RunRow:
     lines_said: int = 0
     steps_written: int = 0
 
+    def write(self, step: StoredStep) -> None:
+        """Keep a step; its place is that of its last change."""
+        self.steps.pop(step.name, None)
+        self.steps_written += 1
+        self.steps[step.name] = replace(step, seq=self.steps_written, size=len(step.output or b""))
+
     @property
     def deadline_at(self) -> datetime | None:
         """Return when the run is out of time."""

@@ -94,20 +94,18 @@ class MemoryWork:
 
     def _steps(self, row: RunRow, written: Checkpoint | Finish) -> None:
         for step in written.steps:
-            row.steps.pop(step.name, None)  # its place is that of its last change
-            row.steps_written += 1
-            row.steps[step.name] = StoredStep(
-                seq=row.steps_written,
-                name=step.name,
-                state=step.state,
-                output=bytes(step.output),
-                size=len(bytes(step.output)),
-                reason=step.reason,
-                message=step.message,
-                tries=step.tries,
-                attempt=row.attempt,
-                started_at=_time(step.started_at),
-                finished_at=_time(step.finished_at),
+            row.write(
+                StoredStep(
+                    name=step.name,
+                    state=step.state,
+                    output=bytes(step.output),
+                    reason=step.reason,
+                    message=step.message,
+                    tries=step.tries,
+                    attempt=row.attempt,
+                    started_at=_time(step.started_at),
+                    finished_at=_time(step.finished_at),
+                )
             )
 
     def _finish(self, row: RunRow, finish: Finish) -> None:

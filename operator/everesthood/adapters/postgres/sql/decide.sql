@@ -10,11 +10,11 @@ with said as (
     set verdict = s.verdict, decided_at = now(), decided_by = s.decided_by, comment = s.comment
     from said s where a.run_id = s.run_id and a.step = s.step
 ), stepped as (
-    insert into step (run_id, name, state, output, reason, message, attempt, started_at, finished_at)
-    select s.run_id, s.step, s.step_state, s.output::json, s.reason, s.message, r.attempt + 1, a.asked_at, now()
+    insert into step (run_id, name, state, output, size, reason, message, attempt, started_at, finished_at)
+    select s.run_id, s.step, s.step_state, s.output::json, coalesce(octet_length(s.output), 0), s.reason, s.message, r.attempt + 1, a.asked_at, now()
     from said s join run r on r.id = s.run_id join approval a on a.run_id = s.run_id and a.step = s.step
     on conflict (run_id, name) do update
-    set state = excluded.state, output = excluded.output, reason = excluded.reason, message = excluded.message,
+    set seq = default, state = excluded.state, output = excluded.output, size = excluded.size, reason = excluded.reason, message = excluded.message,
         tries = excluded.tries, attempt = excluded.attempt, started_at = excluded.started_at,
         finished_at = excluded.finished_at
 ), changed as (

@@ -3,7 +3,7 @@
 with forgotten as (
     delete from step where run_id = $1::uuid and name = any($7::text[])
 ), done as (
-    update step set state = 1, output = $6::json, reason = '', message = '', finished_at = now()
+    update step set seq = default, state = 1, output = $6::json, size = coalesce(octet_length($6::text), 0), reason = '', message = '', finished_at = now()
     where run_id = $1::uuid and name = $5::text
 ), changed as (
     update run
