@@ -21,7 +21,7 @@ from everesthood.usecases.repair_bells import repair_bells
 
 pytestmark = pytest.mark.integration
 
-CODE = "import asyncio\n\nasync def wait(context):\n    await asyncio.sleep(600)\n"
+CODE = "import asyncio\n\nasync def wait(context):\n    context.log('begun')\n    await asyncio.sleep(600)\n"
 
 
 class Process:
@@ -211,7 +211,7 @@ async def test_a_worker_that_is_told_to_stop_hands_back_what_it_holds(gateway, t
     runs.spec = {"steps": [{"name": "wait", "code": {"entrypoint": "slow:wait"}}]}
     runs.add()
     with worker(url, tmp_path) as process:
-        await asyncio.to_thread(runs.until, lambda it: bool(it.held))
+        await asyncio.to_thread(runs.until, lambda it: bool(it.lines))
         began = time.monotonic()
         assert await asyncio.to_thread(process.stop) == 0
         took = time.monotonic() - began

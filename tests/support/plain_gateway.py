@@ -28,6 +28,7 @@ class PlainGateway:
         self.spec: dict[str, Any] = SPEC
         self.queued: list[str] = []
         self.held: dict[str, int] = {}
+        self.lines: list[wire.LogLine] = []
         self.ended: dict[str, wire.Finish] = {}
         self.claims_at: list[float] = []
         self.is_down = False
@@ -92,6 +93,7 @@ class PlainGateway:
 
     def _work(self, request: wire.WorkRequest) -> wire.WorkReply:
         self.claims_at.append(time.time())
+        self.lines.extend(request.logs)
         for end in request.finished:
             self.held.pop(end.run, None)
             if end.outcome == "released":
