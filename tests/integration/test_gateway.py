@@ -22,9 +22,9 @@ from tests.support.record import (
 
 from everesthood.apis import wire
 from everesthood.apis.reasons import Reason
-from everesthood.domain.errors import Forbidden, NotFound, Unauthenticated
+from everesthood.domain.errors import Conflict, Forbidden, NotFound, Refused, Unauthenticated, Unavailable
 from everesthood.domain.runs import RunState
-from everesthood.entrypoints.gateway import metrics
+from everesthood.entrypoints.gateway import metrics, problems
 from everesthood.entrypoints.gateway.app import BODY_BYTES, Gateway
 from everesthood.entrypoints.gateway.routes import Parts, routes
 from everesthood.usecases.await_cancellation import await_cancellation
@@ -376,3 +376,11 @@ async def test_a_worker_has_no_run_of_an_instance_that_its_template_does_not_nam
 
     assert (answer.status_code, answer.json()["reason"]) == (403, Reason.NOT_YOURS)
     assert "has no tool that runs instance" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(Refused("no"), 400), (Conflict("no"), 409), (Unavailable("no"), 503)]
+)
+def test_only_what_may_pass_is_worth_another_try(error, status):
+    """A worker repeats what failed on our side: no refusal may look as if it had."""
+    assert problems.status_of(error) == status

@@ -17,6 +17,7 @@ _STATUSES: Final = (
     (errors.Conflict, 409),
     (errors.Invalid, 422),
     (errors.Unavailable, 503),
+    (errors.Refused, 400),  # the caller would repeat what only seems to be our fault
 )
 _BY_REASON: Final = {Reason.TOO_LARGE: 413}
 
