@@ -140,7 +140,7 @@ class WorkerEngine:
         if inspect.iscoroutinefunction(call):
             return await self._authors.run(call)
         result = await self._in_thread(call)
-        return await self._authors.run(_itself, result) if inspect.isawaitable(result) else result
+        return await self._authors.run(lambda: result) if inspect.isawaitable(result) else result
 
     async def _keep(self, record: StepRecord) -> None:
         self.note_usage()
@@ -278,10 +278,6 @@ class WorkerEngine:
             return value  # `encoded` says what is wrong
         clean = self._credentials.redact(text)
         return value if clean == text else msgspec.json.decode(clean)
-
-
-async def _itself(result: Any) -> object:  # noqa: ANN401 - whatever the author's function returned
-    return await result
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

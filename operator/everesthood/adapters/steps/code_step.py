@@ -95,7 +95,7 @@ class CodeRunner:
         self._busy[key] = future
         future.add_done_callback(lambda done: self._free(key, done))
         result = await asyncio.shield(future)
-        return await self._authors.run(_itself, result) if inspect.isawaitable(result) else result
+        return await self._authors.run(lambda: result) if inspect.isawaitable(result) else result
 
     def _free(self, key: tuple[str, str], done: asyncio.Future[Any]) -> None:
         del self._busy[key]
@@ -105,10 +105,6 @@ class CodeRunner:
     async def _in_thread(self, function: Callable[..., Any], *args: object) -> object:
         inside = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(self._threads, inside.run, function, *args)
-
-
-async def _itself(result: Any) -> object:  # noqa: ANN401 - whatever the author's function returned
-    return await result
 
 
 def _imported(entrypoint: str, path: str) -> Function:
