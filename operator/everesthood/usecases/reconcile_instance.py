@@ -9,7 +9,17 @@ from everesthood.apis import names
 from everesthood.apis.reasons import ConditionType, Reason
 from everesthood.apis.v1alpha1.instance import AgentInstanceSpec, AgentInstanceStatus
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec
-from everesthood.domain import bindings, conditions, instances, limits, rollouts, schedules, workers
+from everesthood.domain import (
+    bindings,
+    conditions,
+    instances,
+    limits,
+    rollouts,
+    rollups,
+    schedules,
+    sizes,
+    workers,
+)
 from everesthood.domain.children import canonical
 from everesthood.domain.conditions import Notice
 from everesthood.domain.errors import Problem, Unavailable
@@ -181,7 +191,7 @@ async def _pursue(seen: Observed, tools: InstanceTools) -> float | None:
     await tools.scale.forget(seen, scaled)
     news = (*_changes(seen), *_news(plan, gone))
     seen = replace(seen, children=tuple(tools.view.owned_by(seen.live.uid)))
-    status = instances.rollup(seen, plan, queue, refused=refused, now=tools.now())
+    status = rollups.rollup(seen, plan, queue, refused=refused, now=tools.now())
     await _tell(seen.live, seen.status, status, news, tools)
     return _next_look(seen, plan, queue, refused=refused, status=status, now=tools.now())
 
@@ -243,7 +253,7 @@ async def _commit(
     found = [
         await bring(child, view=tools.view, cluster=tools.cluster, settled=tools.settled) for child in wanted
     ]
-    for live, replicas in instances.resized(seen, plan):
+    for live, replicas in sizes.resized(seen, plan):
         await tools.cluster.resize(live, replicas)
     refused = tuple(problem for problem in found if problem is not None)
     gone = _rested(instances.drained(seen, plan, queue), seen, tools)

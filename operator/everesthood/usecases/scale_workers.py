@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from everesthood.apis.reasons import Reason
-from everesthood.domain import instances
+from everesthood.domain import sizes
 from everesthood.domain.errors import Unavailable
 from everesthood.domain.instances import Observed, Plan
 from everesthood.domain.rollouts import standing_of
@@ -32,7 +32,7 @@ class ScaleWorkers:
 
     async def __call__(self, seen: Observed, plan: Plan) -> Scaled:
         """Do what comes before the Deployments change: delete the pods of workers that have left."""
-        policies = instances.policies(seen, plan, self.grace_seconds)
+        policies = sizes.policies(seen, plan, self.grace_seconds)
         standing = {d.revision: standing_of(d) for d in seen.deployments()} if policies else {}
         said = seen.status.workers.reason or ""
         known = said in Reason._value2member_map_ and said != Reason.FIXED_NUMBER

@@ -1,0 +1,53 @@
+"""How many workers the revisions of an instance may have, and which of them are to be more or fewer."""
+
+import math
+
+from everesthood.apis.v1alpha1.template import AgentTemplateSpec
+from everesthood.domain import limits
+from everesthood.domain.instances import Observed, Plan
+from everesthood.domain.observed import Live
+from everesthood.domain.rollouts import standing_of
+from everesthood.domain.scaling import Policy
+
+
+def policies(seen: Observed, plan: Plan, grace_seconds: float) -> dict[str, Policy]:
+    """Return the bounds of each revision whose workers follow the work.
+
+    A new revision proves itself with as many workers as the present one has, with one at least. An old one
+    has as many as its runs need: none while they wait for a person.
+    """
+    bounds = seen.spec.workers.autoscaling
+    serving, coming = plan.serving, plan.target
+    live = seen.deployment(serving or "")
+    found: dict[str, Policy] = {}
+    for revision in dict.fromkeys(filter(None, (serving, coming, *(d.revision for d in seen.deployments())))):
+        content = seen.contents.get(revision)
+        if content is None:
+            continue  # a deleted template takes its revisions along; its workers stay as they are
+        slots = content.worker.slots
+        if revision not in (serving, coming):
+            most = seen.spec.workers.most
+            found[revision] = Policy(minimum=0, maximum=most, slots=slots, idle_seconds=grace_seconds)
+        elif bounds is not None:
+            low = bounds.min_replicas
+            high = max(1, low, _useful(seen, content, bounds.max_replicas))
+            if revision != serving:
+                low = min(high, max(1, low, standing_of(live).replicas if live else 1))
+            found[revision] = Policy(minimum=low, maximum=high, slots=slots, idle_seconds=bounds.idle_seconds)
+    return found
+
+
+def _useful(seen: Observed, content: AgentTemplateSpec, most: int) -> int:
+    """Return how many of at most so many workers the limits of runs at once can keep busy."""
+    asked = (limits.read(seen.spec.limits).concurrency, limits.read(content.limits).concurrency)
+    runs = min((number for number in asked if number is not None), default=None)
+    return most if runs is None else min(most, math.ceil(runs / content.worker.slots))
+
+
+def resized(seen: Observed, plan: Plan) -> tuple[tuple[Live, int], ...]:
+    """Return workers of old revisions of which there are to be more or fewer, and how many."""
+    if not plan.publishes:
+        return ()
+    old = (d for d in seen.deployments() if d.revision not in (plan.target, plan.serving))
+    chosen = ((d, seen.chosen[d.revision].replicas) for d in old if d.revision in seen.chosen)
+    return tuple((d, replicas) for d, replicas in chosen if standing_of(d).replicas != replicas)
