@@ -8,9 +8,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.support.machines import on_a_database, try_whatever_comes
 from tests.support.postgres import Databases
 from tests.support.record import (
     INSTANCE,
@@ -18,7 +18,6 @@ from tests.support.record import (
     Harness,
     hold,
     memory_harness,
-    postgres_harness,
     seat,
     step,
     wish,
@@ -359,27 +358,10 @@ def _names(steps) -> list[tuple[str, str]]:
 @pytest.fixture
 def machine(databases: Databases) -> Iterator[type[RecordMachine]]:
     """Yield the machine on a database of its own."""
-    with asyncio.Runner() as runner:
-        url = runner.run(databases.borrow())
-        harness = postgres_harness(url, size=2)
-
-        class Bound(RecordMachine):
-            postgres = runner.run(harness.__aenter__())
-
-        Bound.runner = runner
-        yield Bound
-        runner.run(harness.__aexit__(None, None, None))
-        runner.run(databases.give_back(url))
+    with on_a_database(RecordMachine, databases) as bound:
+        yield bound
 
 
-def test_the_twin_and_postgres_come_to_the_same(machine: type[RecordMachine]):
-    """Whatever happens in whatever order, both records answer and end alike."""
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=60,
-            stateful_step_count=30,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+def test_schedules_and_replays_leave_the_twins_alike(machine: type[RecordMachine]):
+    """Whatever comes in whatever order, both records answer alike, and what must always hold of a run holds."""
+    try_whatever_comes(machine, 60)
