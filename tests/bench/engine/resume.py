@@ -23,7 +23,9 @@ select attempt from run where id = $1::uuid and state = 1
 
 async def kills(count: int) -> list[float]:
     """Return the seconds from each kill to the next claim of the run."""
-    async with installation(code("linger"), lease_seconds=LEASE_SECONDS) as mine:
+    patient = {"maxAttempts": count + 1, "maxRunSeconds": 600}  # each kill costs the run an attempt
+    template = {**code("linger"), "queue": patient}
+    async with installation(template, lease_seconds=LEASE_SECONDS) as mine:
         worker = mine.system.processes["worker"]
         run = await _ask(mine)
         await _claimed(mine, run, attempt=1)
