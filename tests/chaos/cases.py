@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
+from tests.chaos.errands import ERRANDS, grow_old
 from tests.chaos.points import PROCESSES, Point, points
 from tests.chaos.stack import LEASE_SECONDS, SLOW_SECONDS, Found, Stack
 
@@ -77,6 +78,9 @@ def cases() -> tuple[Case, ...]:
 async def kill_at(stack: Stack, point: Point) -> Verdict:
     """Kill somebody at a write, whatever it takes to come to it; then work goes on and all comes to its end."""
     await stack.forget()
+    errand = ERRANDS.get((point.process, point.operation))
+    if errand is grow_old:
+        await errand(stack)  # before: who forgets looks without being asked, and would be struck for nothing
     stack.arm(point)
     going: list[asyncio.Task[object]] = [asyncio.create_task(stack.post(seconds=SLOW_SECONDS))]
     happened = False
@@ -92,23 +96,15 @@ async def kill_at(stack: Stack, point: Point) -> Verdict:
 
 def _stimuli(stack: Stack, point: Point) -> list[tuple[Callable[[], Awaitable[None]], float]]:
     """Return what to do, one after the other, until the point is come to; and how long to wait each time."""
+    errand = ERRANDS.get((point.process, point.operation))
     work, fire = (stack.work, 3.0), (stack.fire, 4.0)
     ring = stack.fire if point.process == "scheduler" else stack.work
     lose, forget = (stack.lose_a_worker, 8.0), (partial(stack.forget_scripts, ring), 4.0)
     guest = (stack.house_a_guest, 6.0)
-    special = {
-        "sql:ask": stack.ask_a_person,
-        "sql:decide": stack.answer_nobody if point.process == "scheduler" else stack.ask_a_person,
-        "sql:start": stack.limit,
-        "sql:spend": stack.limit,
-        "sql:keep_back": stack.limit,
-        "sql:hold_credential": stack.refuse,
-        "gateway:hold": stack.refuse,
-    }
+    if errand is not None:
+        return [(_wait if errand is grow_old else partial(errand, stack), 30.0)]
     if point.operation.endswith(".want"):
         return [(stack.stream, 4.0), (work[0], 3.0), (stack.stream, 4.0), lose, fire, forget]
-    if only := special.get(point.operation):
-        return [(only, 6.0), (only, 6.0)]
     if "ACL" in point.operation or "queue_" in point.operation or "UNLINK" in point.operation:
         return [guest, work, fire, lose, forget]
     if "SCRIPT" in point.operation:
@@ -116,6 +112,10 @@ def _stimuli(stack: Stack, point: Point) -> list[tuple[Callable[[], Awaitable[No
     if point.process == "scheduler":
         return [fire, work, lose, guest, forget]
     return [work, lose, fire, forget, guest]
+
+
+async def _wait() -> None:
+    """Do nothing: what is to happen happens by itself."""
 
 
 async def _start_seconds(stack: Stack, victim: str) -> float:

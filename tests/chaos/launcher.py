@@ -206,9 +206,18 @@ def hook_gateway_client() -> None:
     GuardedClient.send = around(GuardedClient.send, lambda *_: {"outside:send"})  # type: ignore[method-assign]
 
 
+def forget_soon() -> None:
+    """Have the scheduler look for what is old every second, not after minutes."""
+    from everesthood.bootstrap import scheduler  # noqa: PLC0415
+    from everesthood.usecases import forget_old  # noqa: PLC0415
+
+    scheduler.FORGET_SECONDS = 1.0  # type: ignore[misc]
+    forget_old.WALK_SECONDS = 0.0  # type: ignore[misc]
+
+
 def main() -> None:
     """Lay hands on the process, then let it run as if it had been started itself."""
-    if PROCESS == "worker":
+    if PROCESS in ("worker", "helper"):
         hook_gateway_client()
         hook_queue()
     else:
@@ -216,6 +225,8 @@ def main() -> None:
         hook_redis()
         if PROCESS == "gateway":
             hook_work()
+        if PROCESS == "scheduler":
+            forget_soon()
     module = sys.argv.pop(1)
     if SKEW:
         import time_machine  # noqa: PLC0415

@@ -58,6 +58,16 @@ class Member:
         while self.started == before and not self.stays_down:
             await asyncio.sleep(_LOOK_SECONDS)
 
+    async def until_gone(self, seconds: float = 15.0) -> None:
+        """Wait until it has ended as it was told to; kill it when it does not."""
+        assert self.process is not None
+        try:
+            async with asyncio.timeout(seconds):
+                await self.process.wait()
+        except TimeoutError:
+            self.send(signal.SIGKILL)
+            await self.process.wait()
+
     async def until_ready(self, seconds: float = 30.0) -> None:
         deadline = time.monotonic() + seconds
         while not await self.is_ready():

@@ -32,44 +32,17 @@ Place = Literal["sql", "redis", "gateway", "queue", "outside"]
 Moment = Literal["before", "after"]
 """Before the write is sent; after it is committed and before whoever wrote hears of it."""
 
-_PUBLISHING: Final = "writes the installation's limits when a gateway starts, before it serves"
-_CONTROL: Final = "a person's word about queues, an organisation or a doubt; no run's path leads there"
-_CHILD: Final = "runs of runs: no agent of the matrix has any"
-_RETENTION: Final = "forgets what is over for long; nothing here is"
-_SCALING: Final = "a worker that is asked to leave: nobody here asks"
-
 UNASKED: Final = {
-    ("web", "sql:cancel_stopped"): _CONTROL,
-    ("web", "sql:mark_stopped"): _CONTROL,
-    ("web", "sql:pause"): _CONTROL,
-    ("web", "sql:resolve"): _CONTROL,
-    ("web", "sql:resume"): _CONTROL,
-    ("web", "sql:start_organization"): _CONTROL,
-    ("web", "sql:stop_organization"): _CONTROL,
-    ("gateway", "redis:EVALSHA"): _CHILD,
-    ("gateway", "redis:SCRIPT LOAD"): _CHILD,
-    ("gateway", "sql:accept"): _CHILD,
-    ("gateway", "sql:accept_deduped"): _CHILD,
-    ("gateway", "sql:cancel"): _CHILD,
+    ("gateway", "sql:accept_deduped"): "whoever calls another agent gives no key to deduplicate by",
+    ("gateway", "sql:cancel"): "what the gateway cancels are tasks of its own, never a run",
     ("gateway", "sql:observe"): "looks at credentials; no run is touched",
-    ("gateway", "sql:publish_shared"): _PUBLISHING,
-    ("gateway", "sql:count_running"): _PUBLISHING,
-    ("gateway", "sql:offer_to_leave"): _SCALING,
-    ("scheduler", "sql:cancel_stopped"): _CONTROL,
-    ("scheduler", "sql:forget_audit"): _RETENTION,
-    ("scheduler", "sql:forget_keys"): _RETENTION,
-    ("scheduler", "sql:forget_lines"): _RETENTION,
-    ("scheduler", "sql:forget_runs"): _RETENTION,
-    ("worker", "gateway:child"): _CHILD,
     ("worker", "gateway:outputs"): "only reads, and only outputs too large for a claim",
-    ("worker", "gateway:work.holds"): _SCALING,
-    ("worker", "gateway:work.leaves"): _SCALING,
     ("worker", "queue:reject"): "an early acknowledgement leaves nothing to reject",
     ("worker", "queue:restore_unacked"): "an early acknowledgement leaves nothing to restore",
     ("worker", "queue:restore_by_tag"): "an early acknowledgement leaves nothing to restore",
     ("worker", "queue:restore_visible"): "an early acknowledgement leaves nothing to restore",
 }
-"""Writes that the code can reach and that are not of a run's path, each with the reason."""
+"""Writes that reading the code finds and that no run's path comes to, each with the reason."""
 
 _WRITES: Final = re.compile(r"\b(insert\s+into|update\s+\w+|delete\s+from)\b", re.IGNORECASE)
 _LOCKS: Final = re.compile(r"\b(for|do)\s+(no\s+key\s+)?update\b", re.IGNORECASE)

@@ -70,7 +70,8 @@ create trigger chaos_run after update on run for each row execute function chaos
 """What PostgreSQL itself notes, so that no later write can hide an earlier one."""
 _FORGET = (
     "delete from chaos_done; delete from chaos_breach; delete from step; delete from run_log; delete from approval; "
-    "delete from run; delete from kept_back; delete from run_limit where scope like 'credential/%'"
+    "delete from run; delete from kept_back; delete from run_limit where scope like 'credential/%'; "
+    "delete from idempotency; delete from audit; delete from leaver; delete from scale_in;"
 )
 _OPEN = "select id::text from run where state in (0, 1, 2)"
 _RECOVERED = """
@@ -87,7 +88,7 @@ from chaos_done group by run_id, name
 
 
 def _template(address: str) -> dict[str, Any]:
-    """Return an agent of six steps: `second` takes as long as it is told, `once` must not be repeated."""
+    """Return an agent of seven steps: `second` takes as long as it is told, `once` must not be repeated."""
 
     def call(step: str, seconds: str = "0", **more: Any) -> dict[str, Any]:
         url = f"{{{{ config.ledger }}}}/{{{{ run.id }}}}/{{{{ run.attempt }}}}/{step}/{seconds}"
@@ -103,7 +104,11 @@ def _template(address: str) -> dict[str, Any]:
             {"name": "first", "idempotent": True, "retry": {}, "http": call("first", credential="key")},
             {"name": "second", "needs": ["first"], "idempotent": True, "http": call("second", "{{ input.seconds }}")},
             {"name": "third", "needs": ["second"], "idempotent": True, "code": {"entrypoint": "tests.chaos.agent:work"}},
-            {"name": "asked", "needs": ["third"], "when": "input.asks", "approval": {"message": "Go on?"}},
+            {"name": "calls", "needs": ["third"], "when": "input.calls", "idempotent": True, "agent": {
+                "endpoint": call("model")["url"], "model": "m", "instructions": "Call.", "prompt": "Now.",
+                "tools": [{"name": "help", "description": "Helps.", "instance": "helper"}],
+            }},
+            {"name": "asked", "needs": ["calls"], "when": "input.asks", "approval": {"message": "Go on?"}},
             {"name": "once", "needs": ["asked"], "when": "input.once", "idempotent": False, "http": call("once")},
             {"name": "last", "needs": ["once"], "idempotent": True, "http": call("last")},
         ],
@@ -145,8 +150,10 @@ class Stack:
     """Servers' processes that are to die."""
     unanswered: set[str] = field(default_factory=set)
     """Runs that waited for an answer for too long, and are dead for it."""
+    owed: list[tuple[str, str]] = field(default_factory=list)
+    """Sentences about what must not be in the end, each with the question that finds it."""
     _guests: int = 0
-    _is_limited: bool = False
+    is_limited: bool = False
 
     # --- striking ---------------------------------------------------------------------------------------
 
@@ -155,12 +162,13 @@ class Stack:
         for member in self.members.values():
             await member.until_ready()
         await self.ask(_FORGET)
-        if self._is_limited:
-            self._is_limited = False
+        if self.is_limited:
+            self.is_limited = False
             await self.publish()
-            await _persist(lambda: publish_shared(self.site.database, Shared()))
+            await persist(lambda: publish_shared(self.site.database, Shared()))
         self.ledger.calls.clear()
-        self.ledger.refusals = 0
+        self.ledger.refusals = self.ledger.silences = 0
+        self.owed.clear()
         self.unanswered.clear()
         self.answered.clear()
         self.breaches.clear()
@@ -200,16 +208,17 @@ class Stack:
         seconds: float = 0.02,
         once: bool = False,
         asks: bool = False,
+        calls: bool = False,
         dedupe: str = "",
         instance: str = "struck",
     ) -> str:
         """Ask for a run until it is accepted, as a client with an Idempotency-Key does, and return it."""
         key = uuid.uuid4().hex
-        body: dict[str, Any] = {"input": {"seconds": seconds, "once": once, "asks": asks}}
+        body: dict[str, Any] = {"input": {"seconds": seconds, "once": once, "asks": asks, "calls": calls}}
         if dedupe:
             body["dedupe"] = {"key": dedupe}
         path = f"/instances/{instance}/runs"
-        answer = await self._insist("POST", path, json=body, headers={"Idempotency-Key": key})
+        answer = await self.insist("POST", path, json=body, headers={"Idempotency-Key": key})
         assert answer.status_code in (200, 201), answer.text
         run = str(answer.json()["id"])
         if self.answered.setdefault(key, run) != run:
@@ -218,10 +227,10 @@ class Stack:
 
     async def cancel(self, run: str) -> None:
         """Cancel a run, and again if nobody answers; it may be over by then."""
-        answer = await self._insist("POST", f"/runs/{run}/cancel")
+        answer = await self.insist("POST", f"/runs/{run}/cancel")
         assert answer.status_code in (200, 409), answer.text
 
-    async def _insist(self, method: str, path: str, **more: Any) -> httpx2.Response:
+    async def insist(self, method: str, path: str, **more: Any) -> httpx2.Response:
         deadline = time.monotonic() + 30
         while True:
             with suppress(httpx2.TransportError):
@@ -257,13 +266,13 @@ class Stack:
         """Make an instance, ask it for a run that nobody does, and remove it."""
         self._guests += 1
         guest = replace(_instance(), uid=f"guest-{self._guests}", name=f"guest-{self._guests}", bindings={})
-        await _persist(lambda: self.registry.publish_instance(guest))
+        await persist(lambda: self.registry.publish_instance(guest))
         deadline = time.monotonic() + 10
         while not (await self._queue_is_ready(guest.uid)) and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         await self.post(instance=guest.name)
         await asyncio.sleep(0.2)
-        await _persist(lambda: self.registry.remove_instance(guest.uid))
+        await persist(lambda: self.registry.remove_instance(guest.uid))
         await asyncio.sleep(2.5)  # in which the scheduler looks after users
 
     async def _queue_is_ready(self, uid: str) -> bool:
@@ -287,7 +296,7 @@ class Stack:
     async def _approve(self, run: str) -> None:
         deadline = time.monotonic() + 30
         path = f"/runs/{run}/steps/asked/approval"
-        while (answer := await self._insist("POST", path, json={"approved": True})).status_code != 200:
+        while (answer := await self.insist("POST", path, json={"approved": True})).status_code != 200:
             if time.monotonic() > deadline:  # before the run asks there is nothing to answer
                 self.breaches.append(f"run {run} takes no answer: {answer.text}")
                 return
@@ -307,10 +316,10 @@ class Stack:
 
     async def limit(self) -> None:
         """Let fewer runs start than there are, by a cap of the platform's and a rate of the instance's."""
-        self._is_limited = True
+        self.is_limited = True
         await self.publish()
         shared = Shared(platform=Limits(concurrency=_PLACES))
-        await _persist(lambda: publish_shared(self.site.database, shared))
+        await persist(lambda: publish_shared(self.site.database, shared))
         await asyncio.gather(*(self.post(seconds=SLOW_SECONDS / 2) for _ in range(2 * _PLACES)))
 
     async def refuse(self) -> None:
@@ -328,9 +337,9 @@ class Stack:
         """Do as the controller does with a changed AgentInstance."""
         self.generation += 1
         instance = replace(_instance(self.ledger.address), generation=self.generation, schedules=schedules)
-        if self._is_limited:
+        if self.is_limited:
             instance = replace(instance, limits=_LIMITS)
-        await _persist(lambda: self.registry.publish_instance(instance))
+        await persist(lambda: self.registry.publish_instance(instance))
 
     # --- the outcome --------------------------------------------------------------------------------------
 
@@ -356,6 +365,7 @@ class Stack:
             if r["state"] in (4, 6) and not (r["id"] in self.unanswered and r["reason"] == "ApprovalExpired")
         ]
         breaches += [said async for said in self._repeats()]
+        breaches += [said async for said in self._owing(within)]
         since = (await self.ask(_RECOVERED.format(seconds=time.monotonic() - self.struck_at)))[0]["seconds"]
         return Found(runs=len(runs), left=left, breaches=breaches, seconds=max(0.0, since or 0.0))
 
@@ -375,6 +385,15 @@ class Stack:
         for run, count in echoes.items():
             if count > 1:
                 yield f"run {run}: a worker that had lost it made {count} more calls"
+
+    async def _owing(self, seconds: float) -> AsyncIterator[str]:
+        """Say what is not as it must be in the end, once it has had its time to become so."""
+        deadline = time.monotonic() + seconds
+        for said, question in self.owed:
+            while (found := await self.ask(question)) and time.monotonic() < deadline:
+                await asyncio.sleep(0.1)
+            for row in found:
+                yield f"{said}: {dict(row)}"
 
     async def ask(self, statement: str) -> Sequence[Mapping[str, Any]]:
         """Ask PostgreSQL by a connection of our own, as soon as it answers."""
@@ -396,11 +415,11 @@ class Stack:
                 await asyncio.sleep(0.05)
 
     def hire(self, process: str, name: str | None = None) -> Member:
-        """Make a process of the installation; `start` it."""
-        metrics, seat = free_port(), self.site.seat(_instance())
+        """Make a process of the installation; `start` it. One named `helper` works for that instance."""
+        metrics = free_port()
         name = name or process
         if process == "worker":
-            seat = replace_token(seat, "worker-token")
+            seat = _seat(self.site, "helper" if name == "helper" else "struck")
             environment = self.site.worker(seat, name=name, metrics_port=metrics, folders=[], variables={})
         else:
             ports = {"web": self.site.port, "gateway": self.site.gateway_port, "scheduler": 0}
@@ -409,7 +428,7 @@ class Stack:
         environment |= {
             "EVERESTHOOD_LEASE_SECONDS": str(LEASE_SECONDS),
             "CHAOS_FOLDER": str(self.folder),
-            "CHAOS_PROCESS": process,
+            "CHAOS_PROCESS": "helper" if name == "helper" else process,
             "PYTHONPATH": f"{ROOT / 'operator'}{os.pathsep}{ROOT}",
             "PYTHONPYCACHEPREFIX": str(self.cache),
             "PYTHONDONTWRITEBYTECODE": "",
@@ -425,10 +444,14 @@ def replace_token(seat: Any, token: str) -> Any:
     return type(seat)(**{name: getattr(seat, name) for name in seat.__struct_fields__} | {"token": token})
 
 
-def _instance(ledger: str = "") -> PublishedInstance:
+def _seat(site: Site, name: str) -> Any:
+    return replace_token(site.seat(_instance(name=name)), f"{name}-token")
+
+
+def _instance(ledger: str = "", name: str = "struck") -> PublishedInstance:
     return PublishedInstance(
-        uid="struck-uid", namespace=NAMESPACE, name="struck", generation=1, template="struck",
-        service_account="struck", current_revision=REVISION,
+        uid=f"{name}-uid", namespace=NAMESPACE, name=name, generation=1, template="struck",
+        service_account=name, current_revision=REVISION,
         config=json.dumps({"ledger": f"http://{ledger}"}).encode(), bindings={"key": "ledger"},
     )  # fmt: skip
 
@@ -437,11 +460,11 @@ def _schedule(overlap: Overlap, at: datetime) -> Schedule:
     return Schedule(
         name=overlap.name.lower().replace("_", "-"), cron=None, at=at, time_zone="Etc/UTC", overlap=overlap,
         missed=Missed.LATEST, max_missed=1, jitter_seconds=0, suspended=False,
-        input=json.dumps({"seconds": SLOW_SECONDS, "once": False, "asks": False}).encode(),
+        input=json.dumps({"seconds": SLOW_SECONDS, "once": False, "asks": False, "calls": False}).encode(),
     )  # fmt: skip
 
 
-async def _persist(act: Callable[[], Awaitable[object]]) -> None:
+async def persist(act: Callable[[], Awaitable[object]]) -> None:
     """Do it, and again while PostgreSQL is away, as the controller does."""
     for _ in range(200):
         try:
@@ -515,8 +538,8 @@ async def _furnish(
         gateway_port=free_port(), inherited=dict(os.environ), servers=addresses,
         database=database, listener=listener, registry=registry, runs=runs,
     )  # fmt: skip
-    seat = replace_token(site.seat(_instance()), "worker-token")
-    site.tell([seat], {f"{NAMESPACE}/ledger": {"token": "of-the-ledger"}})
+    seats = [_seat(site, name) for name in ("struck", "helper")]
+    site.tell(seats, {f"{NAMESPACE}/ledger": {"token": "of-the-ledger"}})
     spec = json.dumps(_template(ledger.address)).encode()
     await registry.publish_revision(
         PublishedRevision(namespace=NAMESPACE, digest=REVISION, template="struck", spec=spec)
@@ -535,6 +558,7 @@ async def _furnish(
         folder=folder, cache=cache, site=site, servers=servers, ledger=ledger, registry=registry, http=http
     )
     await made.publish()
+    await registry.publish_instance(_instance(ledger.address, "helper"))
     return made
 
 
