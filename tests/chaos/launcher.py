@@ -88,8 +88,8 @@ def hook_postgres() -> None:
         if name is None and "pg_notify" in query:
             return {"sql:notify"}
         columns = [value for value in values if isinstance(value, list)]
-        if name is None or (columns and not any(columns)):
-            return set()  # a statement with nothing in its columns writes nothing
+        if name is None or (name != "resolve" and columns and not any(columns)):
+            return set()  # but for `resolve`, which may have nothing to forget: a statement with nothing in its columns writes nothing
         return {f"sql:{name}", *(f"sql:{name}.{what}" for what in _carried.get())}
 
     def wrap(act: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

@@ -77,16 +77,27 @@ class Member:
 
     async def is_ready(self) -> bool:
         """Return whether it says that it can serve."""
+        return b" 200 " in (await self._look("/readyz")).partition(b"\r\n")[0]
+
+    async def figure(self, name: str) -> float:
+        """Return one of its figures, 0 where it tells none."""
+        lines = (await self._look("/metrics")).decode().splitlines()
+        return sum(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
+    async def _look(self, path: str) -> bytes:
+        """Return what it answers, nothing when it does not."""
         try:
             async with asyncio.timeout(1):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.metrics_port)
                 try:
-                    writer.write(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                    return b" 200 " in await reader.readline()
+                    writer.write(
+                        f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+                    )
+                    return await reader.read()
                 finally:
                     writer.close()
         except (OSError, TimeoutError):
-            return False
+            return b""
 
     async def end(self) -> None:
         """End it for good."""

@@ -56,7 +56,10 @@ create function chaos_step() returns trigger language plpgsql as $$ begin
 end $$;
 create trigger chaos_step after insert or update on step for each row execute function chaos_step();
 create function chaos_run() returns trigger language plpgsql as $$ begin
-  if old.state in (3, 4, 5, 6, 7) and new.state <> old.state then
+  if old.state = 7 and new.state <> 7 then
+    insert into chaos_breach values (new.id, 'is no longer in doubt');
+  end if;
+  if old.state in (3, 4, 5, 6) and new.state <> old.state then
     insert into chaos_breach values (new.id, 'left its final state');
   end if;
   if new.fence < old.fence then insert into chaos_breach values (new.id, 'its fence went back'); end if;
@@ -150,6 +153,8 @@ class Stack:
     """Servers' processes that are to die."""
     unanswered: set[str] = field(default_factory=set)
     """Runs that waited for an answer for too long, and are dead for it."""
+    resolved: set[str] = field(default_factory=set)
+    """Runs of which a person said how they go on."""
     owed: list[tuple[str, str]] = field(default_factory=list)
     """Sentences about what must not be in the end, each with the question that finds it."""
     _guests: int = 0
@@ -169,6 +174,7 @@ class Stack:
         self.ledger.calls.clear()
         self.ledger.refusals = self.ledger.silences = 0
         self.owed.clear()
+        self.resolved.clear()
         self.unanswered.clear()
         self.answered.clear()
         self.breaches.clear()
@@ -357,7 +363,9 @@ class Stack:
         known = {row["id"] for row in runs}
         breaches = [*self.breaches, *(f"run {run} is lost" for run in set(self.answered.values()) - known)]
         breaches += [
-            f"run {row['run_id']} {row['what']}" for row in await self.ask("select * from chaos_breach")
+            f"run {row['run_id']} {row['what']}"
+            for row in await self.ask("select run_id::text, what from chaos_breach")
+            if row["run_id"] not in self.resolved or row["what"] != "is no longer in doubt"
         ]
         breaches += [
             f"run {r['id']} is dead: {r['reason']}, {r['message']}"

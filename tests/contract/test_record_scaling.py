@@ -140,6 +140,7 @@ async def test_not_more_workers_leave_than_may(published: Harness):
     taken = [pod for pod, leaves in zip(pods, answers, strict=True) if leaves == [True]]
 
     assert len(taken) == 2
+    assert await published.gateway.leavers() == {("uid-a", "r1", pod) for pod in taken}
     assert await published.gateway.asked_to_leave() == frozenset()
     assert await offers(published, taken) == [True, True]
     assert (await demand(published))["r1"] == Demand(leaving=tuple(sorted(taken)), asked=2)
@@ -185,6 +186,7 @@ async def test_workers_whose_pods_are_gone_are_forgotten(published: Harness):
         await published.registry.forget_leavers("uid-a", "r1", ["p", "stranger"])
 
     assert (await demand(published))["r1"] == Demand(leaving=("q",), asked=2)
+    assert await published.gateway.leavers() == {("uid-a", "r1", "q")}
     assert await offers(published, ["r", "s"]) == [True, False]
 
 

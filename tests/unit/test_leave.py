@@ -62,6 +62,20 @@ async def test_one_that_leaves_is_noted_though_nobody_is_asked_any_more(record: 
     assert (await record.registry.demand({"uid-a": 1}))["uid-a"]["r1"].left == ("pod-1",)
 
 
+async def test_a_container_started_again_in_a_leaving_pod_goes_on_leaving(record: Harness):
+    """It knows nothing of it and claims; asked anew it says what it holds, and its pod is not deleted under a run."""
+    await record.registry.ask_to_leave("uid-a", "r1", 1, drain=False)
+    leaving = Leaving(record.gateway)
+    await leaving.refresh()
+    await told(leaving, holds=0)
+    await told(leaving, holds=0, leaves=True)
+    await leaving.refresh()
+
+    assert await told(leaving) == "offer"
+    assert await told(leaving, holds=1) == "yes"
+    assert (await record.registry.demand({"uid-a": 1}))["uid-a"]["r1"].left == ()
+
+
 async def test_a_record_that_is_away_costs_no_assignment(record: Harness, monkeypatch):
     """What the worker was given in the call reaches it, and one that leaves goes on leaving."""
     await record.registry.ask_to_leave("uid-a", "r1", 1, drain=False)

@@ -2,6 +2,7 @@
 
 A worker that is asked to leave says what it holds. One that is taken at its word claims nothing from then on,
 and only when it has said so, holding nothing, may its pod be deleted. So no pod is deleted under a run.
+A container that is started again in the pod of one that leaves knows nothing of that: it is asked anew.
 """
 
 from contextlib import suppress
@@ -14,23 +15,26 @@ from everesthood.usecases.ports.record import GatewayStore, WorkerSeat
 
 
 class Leaving:
-    """Knows the queues that have too many workers, as of the last `refresh`."""
+    """Knows the queues that have too many workers and who leaves already, as of the last `refresh`."""
 
     def __init__(self, store: GatewayStore) -> None:
         """Know of none yet."""
         self._store = store
         self._queues: frozenset[tuple[str, str]] = frozenset()
+        self._leavers: frozenset[tuple[str, str, str]] = frozenset()
 
     async def refresh(self) -> None:
-        """Ask the record which queues have too many workers."""
+        """Ask the record which queues have too many workers, and which workers leave already."""
         self._queues = await self._store.asked_to_leave()
+        self._leavers = await self._store.leavers()
 
     async def answer(self, seat: WorkerSeat, request: WorkRequest, reply: WorkReply) -> WorkReply:
         """Return the reply, with what the worker is to do about leaving.
 
         A record that cannot be asked now asks nothing of the worker: what it was given is worth more.
         """
-        asked = (seat.instance_uid, seat.revision) in self._queues
+        queue = (seat.instance_uid, seat.revision)
+        asked = queue in self._queues or (*queue, seat.pod) in self._leavers
         if request.holds is None:
             return msgspec.structs.replace(reply, leave="offer") if asked else reply
         if not (asked or request.leaves):

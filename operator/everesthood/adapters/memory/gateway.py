@@ -67,6 +67,12 @@ class MemoryGateway:
             rows = self._record.scale_ins.items()
             return frozenset(queue for queue, row in rows if row.wanted > len(row.leavers))
 
+    async def leavers(self) -> frozenset[tuple[str, str, str]]:
+        """Return the workers that leave."""
+        with self._record.reach():
+            rows = self._record.scale_ins.items()
+            return frozenset((*queue, pod) for queue, row in rows for pod in row.leavers)
+
     async def offer_to_leave(self, seat: WorkerSeat, *, holds: int, claims: bool) -> bool:
         """Return whether the worker is to leave."""
         with self._record.reach():

@@ -61,6 +61,11 @@ class PostgresGateway:
         found = await self._database.fetch("asked_to_leave")
         return frozenset((row["instance_uid"], row["revision"]) for row in found)
 
+    async def leavers(self) -> frozenset[tuple[str, str, str]]:
+        """Return the workers that leave."""
+        found = await self._database.fetch("leavers")
+        return frozenset((row["instance_uid"], row["revision"], row["pod"]) for row in found)
+
     async def offer_to_leave(self, seat: WorkerSeat, *, holds: int, claims: bool) -> bool:
         """Return whether the worker is to leave."""
         queue = (seat.instance_uid, seat.revision, seat.pod)

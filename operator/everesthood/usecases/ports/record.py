@@ -376,6 +376,10 @@ class GatewayStore(Protocol):
         """Return (instance uid, revision) of the queues of which workers may leave."""
         ...
 
+    async def leavers(self) -> frozenset[tuple[str, str, str]]:
+        """Return (instance uid, revision, pod) of the workers that have been taken at their word."""
+        ...
+
     async def offer_to_leave(self, seat: WorkerSeat, *, holds: int, claims: bool) -> bool:
         """Return whether a worker that holds so many runs is to leave; not more are than may.
 
