@@ -49,6 +49,10 @@ class Schemas(Protocol):
         """Return (JSON pointer, problem) of a value against a schema."""
         ...
 
+    def quick_test(self, schema: Mapping[str, object]) -> Callable[[object], bool]:
+        """Return a test whose yes is sure, and whose no says nothing: for that, `check`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
@@ -87,6 +91,8 @@ class _Contract:
     """What a revision asks of a run."""
 
     input_schema: Mapping[str, object]
+    keeps_schema: Callable[[object], bool]
+    """Its yes is sure; a no is not."""
     schema_bytes: int
     max_attempts: int
     max_run_seconds: int
@@ -141,7 +147,7 @@ class RequestRun:
         # The namespace is in the key: a digest is short enough to be forged for one's own template.
         key = (target.namespace, target.current_revision)
         if key not in self._contracts:
-            self._contracts[key] = _read(target.template_spec)
+            self._contracts[key] = _read(target.template_spec, self.schemas)
             if len(self._contracts) > _MOST_CONTRACTS:
                 self._contracts.popitem(last=False)
         return self._contracts[key]
@@ -150,6 +156,8 @@ class RequestRun:
         if not contract.input_schema:
             return
         if max(len(given), contract.schema_bytes) <= _QUICK_BYTES:
+            if contract.keeps_schema(value):
+                return
             found = self.schemas.check(contract.input_schema, value)
         else:
             found = await asyncio.to_thread(self.schemas.check, contract.input_schema, value)
@@ -187,11 +195,12 @@ class RequestRun:
         return found
 
 
-def _read(spec: bytes) -> _Contract:
+def _read(spec: bytes, schemas: Schemas) -> _Contract:
     template = AgentTemplateSpec.model_validate_json(spec)
     retry = template.queue.retry
     return _Contract(
         input_schema=template.input_schema,
+        keeps_schema=schemas.quick_test(template.input_schema),
         schema_bytes=len(msgspec.json.encode(template.input_schema)),
         max_attempts=template.queue.max_attempts,
         max_run_seconds=template.queue.max_run_seconds,
