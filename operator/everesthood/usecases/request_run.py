@@ -14,7 +14,7 @@ import msgspec
 from everesthood.apis.reasons import Reason
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec
 from everesthood.domain.errors import Conflict, Invalid, NotFound, Problem
-from everesthood.domain.run_ids import RANDOM_BYTES, accepted_at, uuid7
+from everesthood.domain.run_ids import RANDOM_BYTES, accepted_at, uuid7_text
 from everesthood.domain.runs import (
     HIGHEST_PRIORITY,
     LONGEST_LABEL,
@@ -168,7 +168,7 @@ class RequestRun:
         self, wish: Wish, target: InstanceTarget, contract: _Contract, *, digest: bytes
     ) -> RunRequest:
         return RunRequest(
-            id=RunId(str(uuid7(now=self.now(), randomness=self.random(RANDOM_BYTES)))),
+            id=RunId(uuid7_text(int(self.now().timestamp() * 1000), self.random(RANDOM_BYTES))),
             namespace=wish.namespace,
             instance=wish.instance,
             instance_uid=target.uid,
@@ -270,6 +270,7 @@ def _problems(found: list[tuple[str, str]]) -> tuple[Problem, ...]:
 
 
 def _queued(request: RunRequest) -> Run:
+    at = accepted_at(request.id)
     return Run(
         id=request.id,
         namespace=request.namespace,
@@ -279,13 +280,11 @@ def _queued(request: RunRequest) -> Run:
         input=request.input,
         requested_by=request.requested_by,
         request_id=request.request_id,
-        created_at=accepted_at(request.id),
+        created_at=at,
         schedule=request.schedule,
-        due_at=accepted_at(request.id) + timedelta(seconds=_pause(request)),
+        due_at=at + timedelta(seconds=_pause(request)) if request.dedupe else at,
         priority=request.priority,
-        expires_at=None
-        if request.ttl_seconds is None
-        else accepted_at(request.id) + timedelta(seconds=request.ttl_seconds),
+        expires_at=None if request.ttl_seconds is None else at + timedelta(seconds=request.ttl_seconds),
         replay_of=request.replay_of,
         labels=request.labels,
     )
