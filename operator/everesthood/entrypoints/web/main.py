@@ -10,7 +10,7 @@ import structlog
 import uvicorn
 import uvloop
 
-from everesthood.adapters.telemetry import configure_logging, serve_health
+from everesthood.adapters.telemetry import collect_seldom, configure_logging, serve_health
 from everesthood.bootstrap.web import web_parts
 from everesthood.domain.errors import EveresthoodError
 from everesthood.entrypoints.web.app import build_app
@@ -86,7 +86,9 @@ async def run(settings: Settings) -> None:
             bell=wired.bell,
             request_run=wired.request_run,
         )
-        await serve(make_server(parts, port=settings.http_port, host=settings.http_host))
+        server = make_server(parts, port=settings.http_port, host=settings.http_host)
+        collect_seldom()
+        await serve(server)
 
 
 def main() -> None:
