@@ -138,6 +138,8 @@ class Reason(StrEnum):
     """Nobody started the run within the time that its request gave."""
     CANCELLED = "Cancelled"
     """A person or program cancelled the run."""
+    PARENT_ENDED = "ParentEnded"
+    """The run that waited for this one was cancelled or ran out of time; the message names it."""
     SUCCEEDED = "Succeeded"
     """The run finished and its output is stored."""
     STEP_FAILED = "StepFailed"

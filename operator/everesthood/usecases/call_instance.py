@@ -17,7 +17,7 @@ from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import EMPTY, ChildReply, ChildRequest
 from everesthood.domain import run_ids
 from everesthood.domain.errors import Conflict, Forbidden, Invalid, NotFound
-from everesthood.domain.runs import FINAL, Run, RunId, RunState
+from everesthood.domain.runs import FINAL, Run, RunId, RunState, lets_go
 from everesthood.domain.steps import AgentSpec, called_instances
 from everesthood.usecases.ports.record import GatewayStore, RunStore, WorkerSeat
 from everesthood.usecases.read_program import published
@@ -56,6 +56,7 @@ class CallInstance:
         await self._check_declared(seat, request.instance)
         parent = await self._parent(seat, request)
         answer = await self.request_run(_wish(seat, parent, request))
+        await self._check_wanted(parent, answer.run.id)
         return await self._reply(seat.namespace, answer.run.id)
 
     async def _check_declared(self, seat: WorkerSeat, instance: str) -> None:
@@ -71,9 +72,17 @@ class CallInstance:
             or found.instance_uid != seat.instance_uid
             or found.fence != request.fence
             or found.state is not RunState.RUNNING
+            or found.cancel_requested
         ):
-            raise Conflict("The run is not held by this worker.", Reason.LEASE_LOST)
+            raise Conflict("The run is not held by this worker, or is cancelled.", Reason.LEASE_LOST)
         return found
+
+    async def _check_wanted(self, parent: Run, child: RunId) -> None:
+        """Cancel a child whose parent was cancelled beside its accept, which may not have seen it."""
+        now = await self._get(parent.namespace, parent.id)
+        if lets_go(now.state, cancel_requested=now.cancel_requested):
+            await self.runs.cancel(parent.namespace, child, f"run/{parent.id}", parent.request_id)
+            raise Conflict(f"Run {parent.id} is cancelled.", Reason.LEASE_LOST)
 
     async def _reply(self, namespace: str, run: RunId) -> ChildReply:
         with contextlib.suppress(TimeoutError):

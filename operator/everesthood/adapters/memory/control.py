@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import msgspec
 
+from everesthood.adapters.memory.cancels import cancel_child_runs
 from everesthood.adapters.memory.record import ApprovalRow, InstanceRow, Record, RunRow
 from everesthood.apis.reasons import Reason
 from everesthood.domain.approvals import Decision, Question, Settled, settle
@@ -245,7 +246,7 @@ def answer(record: Record, row: RunRow, asked: ApprovalRow, settled: Settled, *,
 
 def cancel_stopped(record: Record) -> int:
     """Cancel what runs in organisations whose stop says so."""
-    found = 0
+    found = []
     for row in record.rows.values():
         stop = record.stops.get(row.request.namespace)
         if stop is None or not stop.cancels or row.state is not RunState.RUNNING or row.cancel_requested:
@@ -259,5 +260,6 @@ def cancel_stopped(record: Record) -> int:
                 target=run_target(row.request.id),
             )
         )
-        found += 1
-    return found
+        found.append(row.request.id)
+    cancel_child_runs(record, found)
+    return len(found)

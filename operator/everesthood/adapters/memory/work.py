@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from everesthood.adapters.memory import limits
+from everesthood.adapters.memory.cancels import cancel_child_runs
 from everesthood.adapters.memory.record import HELD, ApprovalRow, Record, RunRow
 from everesthood.apis.wire import (
     EMPTY,
@@ -127,6 +128,7 @@ class MemoryWork:
         elif becomes.state is RunState.DEAD and finish.transient and not row.cancel_requested:
             becomes = self._after_failure(row, finish, becomes)
         self._record.end(row, becomes)
+        cancel_child_runs(self._record, [row.request.id])
 
     def _after_failure(self, row: RunRow, finish: Finish, failed: Next) -> Next:
         retry, ends = row.request.retry, row.deadline_at

@@ -11,6 +11,7 @@ import asyncpg
 
 from everesthood.adapters.postgres import control, rows, schedules
 from everesthood.adapters.postgres.announce import Announcer
+from everesthood.adapters.postgres.cancels import cancel_child_runs_if_possible
 from everesthood.adapters.postgres.listen import DEMAND, QUEUES, REGISTRY, Listener
 from everesthood.adapters.postgres.pool import CONNECT_SECONDS, Database, Row, again, sql
 from everesthood.domain.errors import EveresthoodError
@@ -21,6 +22,7 @@ from everesthood.domain.runs import (
     after_lease_expiry,
     after_waiting,
     deadline,
+    lets_go,
 )
 from everesthood.usecases.ports.record import DueBell, Fired, QueueOwner
 
@@ -62,6 +64,8 @@ class PostgresClock:
                 [becomes.message for _, becomes in verdicts],
             )
         self._announcer.changed(run for run, _ in verdicts)
+        over = [run for run, becomes in verdicts if lets_go(becomes.state, cancel_requested=False)]
+        await cancel_child_runs_if_possible(self._database, self._announcer, over)
         return [becomes.state for _, becomes in verdicts]
 
     async def expire_approvals(self) -> int:
@@ -91,6 +95,7 @@ class PostgresClock:
 
         fired, cancelled = await again(once)
         self._announcer.changed(cancelled)
+        await cancel_child_runs_if_possible(self._database, self._announcer, cancelled)
         await self._wake(fired.ring)
         return fired
 

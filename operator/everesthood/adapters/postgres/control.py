@@ -9,6 +9,7 @@ import msgspec
 
 from everesthood.adapters.postgres import rows
 from everesthood.adapters.postgres.announce import Announcer
+from everesthood.adapters.postgres.cancels import cancel_child_runs
 from everesthood.adapters.postgres.listen import CANCELS, REGISTRY, Listener
 from everesthood.adapters.postgres.pool import Connection, Database, Row, again, sql
 from everesthood.apis.reasons import Reason
@@ -198,6 +199,7 @@ async def _cancel(database: Database, announcer: Announcer, namespace: str, stop
     values = (namespace, Reason.ORGANIZATION_STOPPED, str(stop), stop.by, float(GRACE_SECONDS))
     found = await database.fetch("cancel_stopped", *values)
     announcer.changed(row["id"] for row in found)
+    await cancel_child_runs(database, announcer, [row["id"] for row in found])
     return len(found)
 
 
