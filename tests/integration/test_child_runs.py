@@ -332,3 +332,19 @@ async def cancel_alone(world: World, run: str) -> None:
     else:
         async with world.record.database.acquire() as connection:
             await connection.execute("update run set cancel_requested = true where id = $1::uuid", run)
+
+
+async def test_a_gateway_that_ends_lets_go_of_who_waits_for_a_child(world: World) -> None:
+    """A question that waits is answered at once, and so is one that comes before the door is closed."""
+    patient = replace_wait(world, 60.0)
+    held = await world.parent()
+    asking = asyncio.create_task(World.ask(patient, held))
+    done, _ = await asyncio.wait({asking}, timeout=0.3)
+
+    patient.call.release()
+
+    async with asyncio.timeout(5):
+        replies = [await asking, await World.ask(patient, held)]
+    assert done == set()
+    assert {(reply.state, reply.is_over) for reply in replies} == {("queued", False)}
+    assert await world.children(held) == [replies[0].run]

@@ -189,7 +189,7 @@ class RunStore(Protocol):
     ) -> Run | None:
         """Cancel a waiting run now, mark a running one so that its worker stops; None if not there.
 
-        `ClockStore.rescue` ends one that runs on after the grace. Its child runs go with it, here and in all stores.
+        `ClockStore.rescue` ends one that runs on after its grace. Child runs go with it, in all stores.
         """
         ...
 
