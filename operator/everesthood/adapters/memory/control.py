@@ -185,7 +185,7 @@ class MemoryControl:
         return self._rings([row for row in self._record.rows.values() if row.request.instance_uid in uids])
 
     def _rings(self, rows: Sequence[RunRow]) -> list[Ring]:
-        """Return the queues that hold any of these runs and may hand them out."""
+        """Return the queues that hold any of these runs and may hand them out; wake their workers."""
         now = self._record.now()
         rings: dict[Ring, None] = {}
         for row in rows:
@@ -196,6 +196,8 @@ class MemoryControl:
             revision = row.revision or fresh
             if revision and self._record.hands_out(instance):
                 rings[row.request.instance_uid, revision] = None
+        for uid, revision in rings:
+            self._record.wake(uid, revision)
         return sorted(rings)
 
     def _audit(self, namespace: str, actor: str, action: str, target: str, request_id: str) -> None:

@@ -10,9 +10,9 @@ from typing import Final
 import asyncpg
 
 from everesthood.adapters.postgres import control, rows, schedules
-from everesthood.adapters.postgres.announce import Announcer
+from everesthood.adapters.postgres.announce import Announcer, Waker
 from everesthood.adapters.postgres.cancels import cancel_child_runs_if_possible
-from everesthood.adapters.postgres.listen import DEMAND, QUEUES, REGISTRY, Listener
+from everesthood.adapters.postgres.listen import QUEUES, REGISTRY, Listener
 from everesthood.adapters.postgres.pool import CONNECT_SECONDS, Database, Row, again, sql
 from everesthood.domain.errors import EveresthoodError
 from everesthood.domain.runs import (
@@ -41,7 +41,7 @@ class PostgresClock:
         self._database = database
         self._listener = listener
         self._announcer = Announcer(database)
-        self._waker = Announcer(database, DEMAND)
+        self._waker = Waker(database)
 
     async def rescue(self) -> Mapping[str, int]:
         """End or requeue runs whose worker fell silent or whose time is up, batch by batch."""
@@ -96,7 +96,7 @@ class PostgresClock:
         fired, cancelled = await again(once)
         self._announcer.changed(cancelled)
         await cancel_child_runs_if_possible(self._database, self._announcer, cancelled)
-        await self._wake(fired.ring)
+        await self._waker.wake(fired.ring)
         return fired
 
     async def release_held(self, limit: int) -> Sequence[tuple[str, str]]:
@@ -107,21 +107,14 @@ class PostgresClock:
                 return await schedules.release(connection, limit)
 
         released = await again(once)
-        await self._wake(released)
+        await self._waker.wake(released)
         return released
 
     async def due_bells(self, older_than_seconds: float) -> Sequence[DueBell]:
         """Return queues with work that waited too long."""
         found = await self._database.fetch("due_bells", older_than_seconds)
-        await self._wake([(row["instance_uid"], row["revision"]) for row in found])
+        await self._waker.wake([(row["instance_uid"], row["revision"]) for row in found])
         return [DueBell(instance_uid=row["instance_uid"], revision=row["revision"]) for row in found]
-
-    async def _wake(self, queues: Sequence[tuple[str, str]]) -> None:
-        """Tell the controller of work for workers that it does not watch."""
-        if queues:
-            uids, revisions = zip(*queues, strict=True)
-            found = await self._database.fetch("quiet_queues", list(uids), list(revisions))
-            self._waker.changed(row["uid"] for row in found)
 
     async def queue_owners(self) -> Sequence[QueueOwner]:
         """Return all instances, deleted ones not wanted."""
