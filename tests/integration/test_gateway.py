@@ -72,13 +72,14 @@ async def _no_run(wish):
 
 
 class Bell:
-    """Remembers what was settled."""
+    """Remembers what was rung and settled."""
 
     def __init__(self):
+        self.rung = []
         self.settled = []
 
-    async def ring(self, _instance_uid, _revision):
-        raise AssertionError("the gateway never rings")
+    async def ring(self, instance_uid, revision):
+        self.rung.append((instance_uid, revision))
 
     async def settle(self, instance_uid, revision):
         self.settled.append((instance_uid, revision))
@@ -120,7 +121,7 @@ async def door(database_url: str) -> AsyncIterator[Door]:
         )
         await record.registry.publish_credential(CREDENTIAL)
         await record.clock.mark_queues(["uid-a"], [])
-        leaving = Leaving(record.gateway)
+        leaving = Leaving(record.gateway, bell)
         parts = Parts(
             work=record.work,
             store=record.gateway,
@@ -156,7 +157,7 @@ async def test_a_worker_claims_and_hands_in(door: Door):
 
 
 async def test_a_worker_that_is_more_than_needed_leaves(door: Door):
-    """It is asked in the answer to its usual call, claims on while it only offers, and then no more."""
+    """It is woken, asked in the answer to its call, claims on while it only offers, and then no more."""
     await door.record.registry.ask_to_leave("uid-a", "r1", 1, drain=False)
     await door.leaving.refresh()
     asked = await door.work(want=1)
@@ -165,6 +166,7 @@ async def test_a_worker_that_is_more_than_needed_leaves(door: Door):
     idle = await door.work(want=1, holds=0, finished=(finish(busy.assignments[0]),))
     await door.work(holds=0, leaves=True)
 
+    assert door.bell.rung == [("uid-a", "r1")]
     assert [asked.leave, busy.leave, idle.leave] == ["offer", "offer", "yes"]
     assert (await door.record.registry.demand({"uid-a": 1}))["uid-a"]["r1"].left == ("pod-1",)
 

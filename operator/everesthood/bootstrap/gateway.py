@@ -107,7 +107,7 @@ async def gateway_parts(settings: Settings) -> AsyncIterator[GatewayParts]:
                 owners=around.owners,
                 store=store,
             ),
-            leaving=Leaving(store),
+            leaving=Leaving(store, bell),
             observe=_observer(store, around.secrets, fingerprint_key),
             publish_limits=partial(store.publish_limits, shared),
         )

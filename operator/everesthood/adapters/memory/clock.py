@@ -40,6 +40,8 @@ class MemoryClock:
                     self._record.end(row, becomes)
                     counts[becomes.state.value] += 1
                     ended.append(row.request.id)
+                    if row.cancel_requested:
+                        self._record.cancelled.tell(row.request.instance_uid)
             cancel_child_runs(self._record, ended)
             return counts
 

@@ -12,7 +12,7 @@ import asyncpg
 from everesthood.adapters.postgres import control, rows, schedules
 from everesthood.adapters.postgres.announce import Announcer, Waker
 from everesthood.adapters.postgres.cancels import cancel_child_runs_if_possible
-from everesthood.adapters.postgres.listen import QUEUES, REGISTRY, Listener
+from everesthood.adapters.postgres.listen import CANCELS, QUEUES, REGISTRY, Listener
 from everesthood.adapters.postgres.pool import CONNECT_SECONDS, Database, Row, again, sql
 from everesthood.domain.errors import EveresthoodError
 from everesthood.domain.runs import (
@@ -42,6 +42,7 @@ class PostgresClock:
         self._listener = listener
         self._announcer = Announcer(database)
         self._waker = Waker(database)
+        self._canceller = Announcer(database, CANCELS)
 
     async def rescue(self) -> Mapping[str, int]:
         """End or requeue runs whose worker fell silent or whose time is up, batch by batch."""
@@ -64,6 +65,8 @@ class PostgresClock:
                 [becomes.message for _, becomes in verdicts],
             )
         self._announcer.changed(run for run, _ in verdicts)
+        # A worker that still holds one frees its slot with the next heartbeat: let that be now.
+        self._canceller.changed(row["instance_uid"] for row in overdue if row["cancel_requested"])
         over = [run for run, becomes in verdicts if lets_go(becomes.state, cancel_requested=False)]
         await cancel_child_runs_if_possible(self._database, self._announcer, over)
         return [becomes.state for _, becomes in verdicts]
@@ -165,6 +168,7 @@ class PostgresClock:
     async def close(self) -> None:
         """Tell what is left."""
         await self._waker.close()
+        await self._canceller.close()
         await self._announcer.close()
 
 
