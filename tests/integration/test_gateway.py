@@ -20,6 +20,7 @@ from tests.support.record import (
     wish,
 )
 
+from everesthood import __version__
 from everesthood.apis import wire
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Conflict, Forbidden, NotFound, Refused, Unauthenticated, Unavailable
@@ -237,7 +238,7 @@ async def test_a_value_is_in_no_log(door: Door, caplog, capsys):
         ({"path": "/v1/nothing"}, 404, "BadRequest"),
         ({"method": "DELETE"}, 404, "BadRequest"),
         ({"message": b"{"}, 422, "BadRequest"),
-        ({"message": b'{"wantt":1}'}, 422, "BadRequest"),
+        ({"message": b'{"wantt":1}'}, 422, "GatewayIsOlder"),
         ({"message": b'{"want":"many"}'}, 422, "BadRequest"),
         ({"message": b'{"want":-1}'}, 422, "BadRequest"),
         ({"message": b"[" * 200_000}, 422, "BadRequest"),
@@ -327,6 +328,18 @@ async def test_a_worker_is_told_of_a_cancellation_while_it_waits(door: Door):
     assert not other.done()
     other.cancel()
     await asyncio.wait({other})
+
+
+async def test_a_newer_workers_words_are_refused_in_one_sentence(door: Door):
+    """During an upgrade a worker may be newer than a gateway: which field, which version, and what to do."""
+    request = {"finished": [{"run": "r", "fence": 1, "outcome": "succeeded", "colour": "red"}]}
+    answer = await door.send(wire.WORK_PATH, json.dumps(request).encode())
+
+    assert (answer.status_code, answer.json()["reason"]) == (422, "GatewayIsOlder")
+    assert answer.json()["detail"] == (
+        f"This gateway, version {__version__}, does not know the field 'colour': the worker is newer."
+        " It is taken once the gateway is upgraded."
+    )
 
 
 async def test_a_gateway_that_ends_lets_go_of_who_only_waits(door: Door):

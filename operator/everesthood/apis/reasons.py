@@ -148,6 +148,8 @@ class Reason(StrEnum):
     """A step ran longer than its timeoutSeconds."""
     RUN_TIMED_OUT = "RunTimedOut"
     """The run took longer than the template allows."""
+    GATEWAY_IS_OLDER = "GatewayIsOlder"
+    """A worker said something that the gateway does not know before it is upgraded; nothing is lost."""
     LEASE_LOST = "LeaseLost"
     """The worker stopped renewing its hold; the run goes on from its last checkpoint."""
     TOO_MANY_ATTEMPTS = "TooManyAttempts"

@@ -18,11 +18,11 @@ from everesthood.apis.wire import (
     Finish,
     HeartbeatReply,
     HeartbeatRequest,
+    KeptStep,
     LogLine,
     OutputsReply,
     OutputsRequest,
     StepOutput,
-    StepRecord,
     WorkReply,
     WorkRequest,
 )
@@ -231,7 +231,7 @@ def _ask(row: RunRow, ask: Ask, now: datetime) -> None:
     row.approvals.setdefault(ask.step, ApprovalRow(open=made, on_reject=ask.on_reject))
 
 
-def _checkpoints(row: RunRow) -> Iterator[StepRecord]:
+def _checkpoints(row: RunRow) -> Iterator[KeptStep]:
     """Yield what earlier attempts did, outputs only as far as a claim carries them."""
     size = 0
     for step in row.steps.values():
@@ -248,8 +248,8 @@ def _time(seconds: float) -> datetime | None:
     return datetime.fromtimestamp(seconds, UTC) if seconds else None
 
 
-def _record(step: StoredStep) -> StepRecord:
-    return StepRecord(
+def _record(step: StoredStep) -> KeptStep:
+    return KeptStep(
         name=step.name,
         state=step.state,
         output=msgspec.Raw(step.output or b"null"),

@@ -20,6 +20,7 @@ from everesthood.apis.wire import (
     Finish,
     HeartbeatReply,
     HeartbeatRequest,
+    KeptStep,
     OutputsReply,
     OutputsRequest,
     StepOutput,
@@ -43,7 +44,7 @@ _LIMITED: Final = -2
 _AFTER_TROUBLE_SECONDS: Final = 1.0
 """When a queue looks again whose limits could not be asked."""
 _CHANCE: Final = random.Random()  # noqa: S311 - spreads retries, guards nothing
-_STEPS: Final = msgspec.json.Decoder(tuple[StepRecord, ...])
+_STEPS: Final = msgspec.json.Decoder(tuple[KeptStep, ...])
 
 
 class Outlook(TypedDict, total=False):
