@@ -22,7 +22,7 @@ from everesthood.adapters.postgres import (
 from everesthood.apis import wire
 from everesthood.domain.access import REQUIRED
 from everesthood.domain.limits import Limits, Rate
-from everesthood.entrypoints.web import control_schemas, schemas
+from everesthood.entrypoints.web import control_schemas, schedule_schemas, schemas
 
 pytestmark = pytest.mark.integration
 NOWHERE = "019aaaaa-aaaa-7aaa-8aaa-aaaaaaaaaaaa"
@@ -640,7 +640,7 @@ async def test_schedules_are_listed_with_their_times(api):
     listed = await api.client.get(api.url("instances/summarizer/schedules"))
     young = await api.client.get(api.url("instances/young/schedules"))
 
-    (found,) = shaped(schemas.ScheduleList, listed)["items"]
+    (found,) = shaped(schedule_schemas.ScheduleList, listed)["items"]
     assert (found["name"], found["cron"], found["timeZone"]) == ("daily", "0 6 * * *", "Europe/Berlin")
     assert (found["suspended"], found["lastFireAt"], found["jitterSeconds"]) == (False, None, 30)
     assert found["nextFireAt"].endswith((":00:00Z", ":00:00+00:00"))
