@@ -99,9 +99,8 @@ async def run(settings: Settings) -> None:
         ]
         try:
             app = build_app(parts, settings.internal_host_set)
-            release = parts.cancellations.release
             collect_seldom()
-            await serve(app, port=settings.http_port, host=settings.http_host, release=release)
+            await serve(app, port=settings.http_port, host=settings.http_host, release=parts.release)
         finally:
             for duty in duties:
                 duty.cancel()
