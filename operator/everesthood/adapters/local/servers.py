@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from everesthood.domain.errors import Invalid, Unavailable
 
@@ -192,7 +192,28 @@ async def _process(
         await stop_process(process, end, _STOP_SECONDS)
 
 
-async def stop_process(process: asyncio.subprocess.Process, how: signal.Signals, seconds: float) -> None:
+class Running(Protocol):
+    """A process of ours."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, none while it runs."""
+        ...
+
+    async def wait(self) -> int:
+        """Wait for its end."""
+        ...
+
+    def send_signal(self, signal: int, /) -> None:
+        """Send a signal."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+
+async def stop_process(process: Running, how: signal.Signals, seconds: float) -> None:
     """Ask a process to end, and after so many seconds end it."""
     if process.returncode is None:
         process.send_signal(how)
