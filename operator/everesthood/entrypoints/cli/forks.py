@@ -26,8 +26,10 @@ from everesthood.entrypoints.cli.main import PROCESSES
 
 _COMMON: Final = ("gateway", "scheduler")
 """What these import, all others need as well."""
-_MANY: Final = frozenset({"worker"})
-"""Of these there are several: their modules are imported before the fork, those of others after it."""
+_ALWAYS: Final = ("gateway", "scheduler", "web")
+"""These are forked before anybody asks for them, and import what only they need."""
+_MANY: Final = ("worker",)
+"""Of these there are several: what they need is imported before the fork, if need be while nobody asks."""
 _LINE_BYTES: Final = 1 << 20
 _LOST: Final = -signal.SIGKILL
 _Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -69,7 +71,7 @@ class Fork:
 
     async def _wait(self, status: _Stream) -> int:
         reader, writer = status
-        said = await reader.readline()  # nothing: the process that would have told is gone
+        said = await _told(reader)
         writer.close()
         self.returncode = int(said) if said else _LOST
         return self.returncode
@@ -83,9 +85,19 @@ class Forks:
         self._control = control
         self.began = time.monotonic()
         """When the command was started, or almost."""
+        self._asked = {process: [self._ask(process)] for process in _ALWAYS}
 
     async def fork(self, process: str) -> Fork:
         """Return a new process of that name, which waits for its environment."""
+        asked = self._asked.get(process)
+        line, status = asked.pop() if asked else self._ask(process)
+        told = await asyncio.open_connection(sock=status)
+        pid = await _told(told[0])
+        if not pid:
+            raise Unavailable("The process that starts the others is gone; start `everesthood dev` again.")
+        return Fork(int(pid), line, told)
+
+    def _ask(self, process: str) -> tuple[socket.socket, socket.socket]:
         line, its_line = socket.socketpair()
         status, its_status = socket.socketpair()
         with its_line, its_status:
@@ -93,11 +105,7 @@ class Forks:
             status.setblocking(False)
             asked = f"{process}\n".encode()
             socket.send_fds(self._control, [asked], [its_line.fileno(), its_status.fileno()])
-        told = await asyncio.open_connection(sock=status)
-        pid = await told[0].readline()
-        if not pid:
-            raise Unavailable("The process that starts the others is gone; start `everesthood dev` again.")
-        return Fork(int(pid), line, told)
+        return line, status
 
 
 _opened: list[Forks] = []
@@ -143,11 +151,16 @@ class _Forker:
         with selectors.DefaultSelector() as ready:
             ready.register(self._control, selectors.EVENT_READ, self._fork)
             ready.register(self._woken, selectors.EVENT_READ, self._reap)
+            later = [*_MANY]
             while True:
-                for key, _ in ready.select():
+                asked = ready.select(0 if later else None)
+                for key, _ in asked:
                     end = key.data()
                     if end is not None:
                         return str(end)
+                if later and not asked:
+                    import_module(PROCESSES[later.pop()])
+                    gc.freeze()
 
     def _fork(self) -> str | None:
         """Fork the process that is asked for; return its name in it, and nothing when nobody asks."""
@@ -166,7 +179,7 @@ class _Forker:
             return process if _become(process, line) else ""
         os.close(line)
         self._statuses[pid] = status
-        os.write(status, f"{pid}\n".encode())
+        _tell(status, pid)
         return None
 
     def _reap(self) -> None:
@@ -177,8 +190,7 @@ class _Forker:
             if pid == 0:
                 return
             status = self._statuses.pop(pid)
-            with contextlib.suppress(ConnectionError):  # the command is gone
-                os.write(status, f"{os.waitstatus_to_exitcode(how)}\n".encode())
+            _tell(status, os.waitstatus_to_exitcode(how))
             os.close(status)
 
     def _leave(self) -> None:
@@ -189,6 +201,19 @@ class _Forker:
             end.close()
         for status in self._statuses.values():
             os.close(status)
+
+
+def _tell(status: int, number: int) -> None:
+    with contextlib.suppress(ConnectionError):  # whoever asked does not want to know any more
+        os.write(status, f"{number}\n".encode())
+
+
+async def _told(status: asyncio.StreamReader) -> bytes:
+    """Return a line, empty when the process that tells is gone."""
+    try:
+        return await status.readline()
+    except ConnectionError:
+        return b""
 
 
 def _become(process: str, line: int) -> bool:
