@@ -61,7 +61,7 @@ async def test_no_fork_outlives_the_command():
 fork = await forks.fork("worker")
 nowhere = {"EVERESTHOOD_GATEWAY_URL": "http://127.0.0.1:1", "EVERESTHOOD_METRICS_PORT": "0"}
 said = await fork.begin({"EVERESTHOOD_REVISION": "r", "EVERESTHOOD_GATEWAY_TOKEN_FILE": "/", **nowhere})
-print((await said.readline()).decode().find("cannot fetch the program") > 0, flush=True)
+print((await said.readline()).decode().find("gateway token cannot be read") > 0, flush=True)
 print(fork.pid, flush=True)
 os._exit(0)
 """)

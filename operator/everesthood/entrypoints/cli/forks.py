@@ -121,6 +121,7 @@ def open_forks() -> Forks:
         if os.fork() == 0:
             ours.close()
             os.setsid()  # Ctrl-C is for the command, which ends the processes in their order
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             process = _Forker(theirs).serve()
             if process:
                 import_module(PROCESSES[process]).main()
@@ -197,6 +198,7 @@ class _Forker:
         """Let go, in a fork, of what the forking process has."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for end in (self._control, self._woken, self._wake):
             end.close()
         for status in self._statuses.values():
