@@ -45,6 +45,7 @@ def schemas_of(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
             "exclusiveMinimum": st.sampled_from([-1, 0, 1.5]),
             "exclusiveMaximum": st.sampled_from([-1, 0, 1.5]),
             "uniqueItems": st.booleans(),
+            "pattern": st.sampled_from(["^a", "b$", "[ab]{2}", "^.$"]),
             "title": st.just("t"),
         },
     )
@@ -113,9 +114,24 @@ def test_what_breaks_the_schema_does_not_pass(value):
     assert not LANGUAGES.quick_test(TICKET)(value)
 
 
-def test_a_schema_that_it_does_not_know_never_passes():
-    """One unknown keyword, however deep, leaves the whole to the full check."""
-    schema = {"properties": {"a": {"items": {"pattern": "^x$"}}}}
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "strin"},
+        {"$ref": "#/nowhere"},
+        {"$ref": "http://127.0.0.1:9/schema.json"},
+        {"pattern": "("},
+        {"pattern": "(a)\\1"},
+    ],
+)
+def test_a_schema_that_cannot_be_used_passes_nothing(schema):
+    """A wrong keyword, a reference to elsewhere, a pattern without a bound: no yes, and nothing is fetched."""
+    assert not LANGUAGES.quick_test(schema)("aa")
 
-    assert not LANGUAGES.quick_test(schema)({"a": ["x"]})
-    assert LANGUAGES.check(schema, {"a": ["x"]}) == []
+
+def test_no_pattern_takes_long():
+    """A pattern that makes other engines try for hours is answered."""
+    test = LANGUAGES.quick_test({"pattern": "^(a+)+$"})
+
+    assert test("a" * 5_000)
+    assert not test("a" * 5_000 + "b")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from types import ModuleType
 
-from everesthood.adapters.languages import cel, quick, templates
+from everesthood.adapters.languages import cel, templates
 from everesthood.domain.languages import References
 
 
@@ -36,7 +36,9 @@ class Languages:
 
     def quick_test(self, schema: Mapping[str, object]) -> Callable[[object], bool]:
         """Return a test whose yes is sure, and whose no says nothing: for that, `check`."""
-        return quick.compiled(schema)
+        from everesthood.adapters.languages import quick  # noqa: PLC0415 - as above
+
+        return quick.prepared(schema)
 
     def expression_problem(self, expression: str) -> str | None:
         """Return what is wrong with the syntax of a CEL expression."""
