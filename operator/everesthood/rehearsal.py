@@ -41,6 +41,7 @@ from everesthood.apis.wire import (
     ChildRequest,
     CredentialLease,
     Finish,
+    KeptStep,
     StepRecord,
 )
 from everesthood.domain.approvals import Decision, Question, Settled, settle, settle_unanswered
@@ -186,7 +187,7 @@ class TemplateRehearsal:
             request_id="rehearsal",
             seconds_left=_FOREVER,
             lease_seconds=30,
-            steps=tuple(self.records.values()),
+            steps=tuple(KeptStep(**msgspec.structs.asdict(one)) for one in self.records.values()),
         )
         return await execute_run(assignment, _Journal(self), agent=agent, doing=doing)
 

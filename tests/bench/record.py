@@ -123,7 +123,7 @@ async def through_gateway(record: Harness, runs: int) -> list[tuple[str, float]]
         broker=broker,
         cancellations=record.cancellations,
         call_instance=Silent(),  # type: ignore[arg-type]
-        leaving=Leaving(record.gateway),
+        leaving=Leaving(record.gateway, Silent()),
     )
     port = free_port()
     server = build_server(Gateway(seat=AnySeat(), routes=routes(parts)), port=port, host="127.0.0.1")

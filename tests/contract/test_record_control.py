@@ -1,7 +1,8 @@
 """What people may rely on who pause a queue, stop an organisation, cancel, or resolve a run in doubt."""
 
 import asyncio
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -255,34 +256,62 @@ async def test_a_cancelled_run_ends_after_its_grace_though_its_worker_goes_on(pu
     assert (told.cancel, late.lost) == ((held.run,), (held.run,))
 
 
+@asynccontextmanager
+async def listening(record: Harness, *uids: str) -> AsyncIterator[list[str]]:
+    """Yield the instances that are told of, as they come."""
+    heard: list[str] = []
+
+    async def listen(uid: str) -> None:
+        async with aclosing(record.cancellations.of(uid)) as told:  # type: ignore[type-var]
+            async for _ in told:
+                heard.append(uid)  # noqa: PERF401 - one by one, as they come
+
+    tasks = [asyncio.create_task(listen(uid)) for uid in uids]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        while record.database is not None and len(heard) < len(
+            uids
+        ):  # a connection that is new tells everybody
+            await asyncio.sleep(0.005)
+    heard.clear()
+    yield heard
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until_some(heard: list[str]) -> None:
+    async with asyncio.timeout(5):
+        while not heard:
+            await asyncio.sleep(0.005)
+
+
 async def test_a_cancellation_is_told_of_at_once(published: Harness):
     """Whoever listens for an instance hears of its cancelled run, and of no other instance's."""
     await published.registry.publish_instance(replace(INSTANCE, uid="uid-b", name="other"))
     accepted = await published.accept()
     await published.claim()
-    heard: list[str] = []
+    async with listening(published, "uid-a", "uid-b") as heard:
+        await published.runs.cancel("acme", accepted.run, "bob", "r")
+        await until_some(heard)
 
-    async def listen(uid: str) -> None:
-        async with aclosing(published.cancellations.of(uid)) as told:  # type: ignore[type-var]
-            async for _ in told:
-                heard.append(uid)  # noqa: PERF401 - one by one, as they come
-
-    listening = [asyncio.create_task(listen(uid)) for uid in ("uid-a", "uid-b")]
-    await asyncio.sleep(0)
-    async with asyncio.timeout(5):
-        while published.database is not None and len(heard) < 2:  # a connection that is new tells everybody
-            await asyncio.sleep(0.005)
-    heard.clear()
-
-    await published.runs.cancel("acme", accepted.run, "bob", "r")
-
-    async with asyncio.timeout(5):
-        while not heard:
-            await asyncio.sleep(0.005)
-    for task in listening:
-        task.cancel()
-    await asyncio.gather(*listening, return_exceptions=True)
     assert heard == ["uid-a"]
+
+
+async def test_the_end_of_a_grace_is_told_of_at_once(published: Harness):
+    """A worker that still holds the run frees its slot; nobody is told of what only lost its worker."""
+    await published.registry.publish_instance(replace(INSTANCE, uid="uid-b", name="other"))
+    accepted = await published.accept()
+    await published.claim()
+    await published.accept(instance_uid="uid-b", instance="other")
+    await published.claim(uid="uid-b")
+    await published.runs.cancel("acme", accepted.run, "bob", "r", 5)
+    await published.age(LEASE_SECONDS + 1)
+    async with listening(published, "uid-a", "uid-b") as heard:
+        counts = dict(await published.clock.rescue())
+        await until_some(heard)
+
+    assert (counts, heard) == ({"cancelled": 1, "queued": 1}, ["uid-a"])
 
 
 # --- resolve --------------------------------------------------------------------------------------

@@ -6,10 +6,13 @@ from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
-from tests.support.record import INSTANCE, Harness, finish, seat
+from tests.support.record import INSTANCE, Harness, finish, seat, step, waits
 
-from everesthood.domain.runs import Dedupe
+from everesthood.domain.approvals import Decision
+from everesthood.domain.doubts import Resolution
+from everesthood.domain.runs import Dedupe, RunId
 from everesthood.domain.scaling import IDLE_FIRST_SECONDS, Demand
+from everesthood.usecases.ports.control import Actor
 
 pytestmark = pytest.mark.contract
 QUIET = replace(INSTANCE, generation=2, quiet=("r1",))
@@ -128,6 +131,30 @@ async def test_work_of_quiet_workers_that_nobody_claims_is_told_of(published: Ha
         await published.clock.due_bells(2)
 
     assert await woken(published, look) == ["uid-a"]
+
+
+async def test_what_people_let_go_on_wakes_quiet_workers_at_once(published: Harness):
+    """An answer, a doubt that is resolved, a queue that is resumed, an organisation that is started again."""
+    ada, control = Actor(name="ada"), published.control
+    await published.accept()
+    (asks,) = await published.claim(1)
+    await published.accept()
+    (doubts,) = await published.claim(1)
+    await published.hand_in(waits(asks, "ask"), finish(doubts, "ambiguous", steps=(step("pay", "started"),)))
+    await published.registry.publish_instance(QUIET)
+    said = Decision(namespace="acme", run=RunId(asks.run), step="ask", approved=True, actor="ada")
+    found = Resolution(namespace="acme", run=RunId(doubts.run), answer="retry", actor="ada")
+
+    async def resume() -> None:
+        await control.pause("acme", "greeter", ada)
+        await control.resume("acme", "greeter", ada)
+
+    async def start() -> None:
+        await control.stop("acme", ada, message="", cancels=False)
+        await control.start("acme", ada)
+
+    acts = [lambda: control.decide(said), lambda: control.resolve(found), resume, start]
+    assert [await woken(published, act) for act in acts] == [["uid-a"]] * 4
 
 
 async def test_not_more_workers_leave_than_may(published: Harness):

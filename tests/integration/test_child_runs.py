@@ -301,3 +301,50 @@ async def test_a_question_that_breaks_a_rule_is_refused(world: World, changes: d
     with pytest.raises(Invalid):
         await world.ask(msgspec.structs.replace(held, run="no-id"))
     assert await world.record.runs.get("acme", RunId(new_id())) is None
+
+
+async def test_a_cancelled_parent_starts_no_child(world: World) -> None:
+    """Whether it is cancelled before its worker asks, or at the very moment of the child's accept."""
+    held = await world.parent()
+
+    async def cancelled_meanwhile(wish: Any) -> Any:
+        answer = await world.request_run(wish)
+        # As a cancellation that is committed after the accept but looked for children before it.
+        unseen = world.record.runs
+        await cancel_alone(world, held.run)
+        assert (await unseen.get("acme", answer.run.id)).state is RunState.QUEUED  # type: ignore[union-attr]
+        return answer
+
+    world.call = replace(world.call, request_run=cancelled_meanwhile)
+    with pytest.raises(Refused, match="is cancelled"):
+        await world.ask(held)
+    with pytest.raises(Refused, match="is cancelled"):
+        await world.ask(held, where="ask/turn1/call2")
+
+    (child,) = await world.children(held)
+    assert (await world.record.run(child)).state is RunState.CANCELLED
+
+
+async def cancel_alone(world: World, run: str) -> None:
+    """Mark a run as cancelled without a look at its children."""
+    if world.record.database is None:
+        world.record.runs._record.rows[RunId(run)].cancel_requested = True  # type: ignore[attr-defined]
+    else:
+        async with world.record.database.acquire() as connection:
+            await connection.execute("update run set cancel_requested = true where id = $1::uuid", run)
+
+
+async def test_a_gateway_that_ends_lets_go_of_who_waits_for_a_child(world: World) -> None:
+    """A question that waits is answered at once, and so is one that comes before the door is closed."""
+    patient = replace_wait(world, 60.0)
+    held = await world.parent()
+    asking = asyncio.create_task(World.ask(patient, held))
+    done, _ = await asyncio.wait({asking}, timeout=0.3)
+
+    patient.call.release()
+
+    async with asyncio.timeout(5):
+        replies = [await asking, await World.ask(patient, held)]
+    assert done == set()
+    assert {(reply.state, reply.is_over) for reply in replies} == {("queued", False)}
+    assert await world.children(held) == [replies[0].run]

@@ -553,3 +553,74 @@ async def test_replays_take_the_filters_of_lists(api, call):
     assert listed.json["items"] == []
     assert "0 of 0 runs are replayed." in again.out
     assert "1 runs would be replayed." in every.out
+
+
+SUMMARIZER = {
+    "spec": {"templateRef": {"name": "summarizing"}},
+    "status": {
+        "revision": {"desired": "rev-2", "current": "rev-1"},
+        "workers": {"desired": 2, "available": 1, "reason": "ScaledToDemand"},
+        "conditions": [
+            {"type": "Accepted", "status": "True", "reason": "Accepted", "message": ""},
+            {"type": "Ready", "status": "False", "reason": "ImagePullFailed", "message": "no such image"},
+        ],
+    },
+}
+
+
+async def test_status_of_one_instance_shows_all_that_is_known_of_it(api, kubectl):
+    """What the controller says of the object, what is in its queue, and its last runs, in one answer."""
+    kubectl.tell(user={"token": "ada-token"}, port=port_of(api), objects={"summarizer": SUMMARIZER})
+    run = (await api.start()).json()["id"]
+
+    text = await with_kubectl(kubectl, "status", "summarizer")
+    found = await with_kubectl(kubectl, "status", "summarizer", "-n", "acme", "-o", "json")
+
+    assert (text.code, text.err) == (0, "")
+    words = " ".join(text.out.split())
+    for said in (
+        "Instance: acme/summarizer",
+        "Template: summarizing",
+        "Ready: no: ImagePullFailed: no such image",
+        "Revision: rev-1, goes to rev-2",
+        "Workers: 1 of 2 available (ScaledToDemand)",
+        "Hands out: yes",
+        "Due: 1",
+        "Ready False ImagePullFailed no such image",
+        f"{run} summarizer queued",
+    ):
+        assert said in words
+    assert found.json["object"] == SUMMARIZER
+    assert (found.json["queue"]["due"], [one["id"] for one in found.json["runs"]]) == (1, [run])
+
+
+async def test_status_of_an_instance_that_is_not_there_says_which_there_are(api, kubectl, call):
+    """One sentence, the names that would do, and exit code 1; with and without a kubeconfig."""
+    kubectl.tell(user={"token": "ada-token"}, port=port_of(api))
+    for said in (
+        await with_kubectl(kubectl, "status", "sumarizer"),
+        await call("status", "sumarizer", "-n", "acme"),
+    ):
+        assert (said.code, said.out) == (1, "")
+        first, second = said.err.splitlines()
+        assert first == "There is no AgentInstance 'sumarizer' in namespace 'acme'."
+        assert second.startswith("There are: ")
+        assert "summarizer" in second
+
+
+async def test_status_of_an_instance_shows_what_can_be_read(api, kubectl, call):
+    """An object that is not published yet has conditions; who may not read objects still sees the queue."""
+    kubectl.tell(
+        user={"token": "ada-token"}, port=port_of(api), objects={"fresh": {**SUMMARIZER, "status": {}}}
+    )
+    fresh = await with_kubectl(kubectl, "status", "fresh")
+    kubectl.tell(user={"token": "ada-token"}, port=port_of(api), forbidden="Error: you may not")
+    unseen = await with_kubectl(kubectl, "status", "summarizer")
+    elsewhere = await call("status", "summarizer", "-n", "acme")
+
+    assert fresh.code == 1
+    assert "no: the controller has not looked at it yet" in fresh.out
+    assert "it is not published yet" in fresh.out
+    assert (unseen.code, "you may not" in unseen.out, "Hands out:" in unseen.out) == (0, True, True)
+    assert (elsewhere.code, "kubectl describe agi summarizer -n acme" in elsewhere.out) == (0, True)
+    assert "It has no runs yet." in elsewhere.out

@@ -124,6 +124,7 @@ async def test_an_author_sees_an_agent_run_and_a_saved_file_count(dev, tmp_path)
     await running.says(r"changed[\s\S]*worker/shouter +stopped")
     assert await running.run("hey") == "hey!hey!hey!"
     assert await running.stop() == 0
+    assert "retry_scheduled" not in running.said
 
 
 async def test_a_broken_file_keeps_what_was_good(dev, tmp_path):

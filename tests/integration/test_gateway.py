@@ -20,6 +20,7 @@ from tests.support.record import (
     wish,
 )
 
+from everesthood import __version__
 from everesthood.apis import wire
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Conflict, Forbidden, NotFound, Refused, Unauthenticated, Unavailable
@@ -72,13 +73,14 @@ async def _no_run(wish):
 
 
 class Bell:
-    """Remembers what was settled."""
+    """Remembers what was rung and settled."""
 
     def __init__(self):
+        self.rung = []
         self.settled = []
 
-    async def ring(self, _instance_uid, _revision):
-        raise AssertionError("the gateway never rings")
+    async def ring(self, instance_uid, revision):
+        self.rung.append((instance_uid, revision))
 
     async def settle(self, instance_uid, revision):
         self.settled.append((instance_uid, revision))
@@ -120,7 +122,7 @@ async def door(database_url: str) -> AsyncIterator[Door]:
         )
         await record.registry.publish_credential(CREDENTIAL)
         await record.clock.mark_queues(["uid-a"], [])
-        leaving = Leaving(record.gateway)
+        leaving = Leaving(record.gateway, bell)
         parts = Parts(
             work=record.work,
             store=record.gateway,
@@ -156,7 +158,7 @@ async def test_a_worker_claims_and_hands_in(door: Door):
 
 
 async def test_a_worker_that_is_more_than_needed_leaves(door: Door):
-    """It is asked in the answer to its usual call, claims on while it only offers, and then no more."""
+    """It is woken, asked in the answer to its call, claims on while it only offers, and then no more."""
     await door.record.registry.ask_to_leave("uid-a", "r1", 1, drain=False)
     await door.leaving.refresh()
     asked = await door.work(want=1)
@@ -165,6 +167,7 @@ async def test_a_worker_that_is_more_than_needed_leaves(door: Door):
     idle = await door.work(want=1, holds=0, finished=(finish(busy.assignments[0]),))
     await door.work(holds=0, leaves=True)
 
+    assert door.bell.rung == [("uid-a", "r1")]
     assert [asked.leave, busy.leave, idle.leave] == ["offer", "offer", "yes"]
     assert (await door.record.registry.demand({"uid-a": 1}))["uid-a"]["r1"].left == ("pod-1",)
 
@@ -235,7 +238,7 @@ async def test_a_value_is_in_no_log(door: Door, caplog, capsys):
         ({"path": "/v1/nothing"}, 404, "BadRequest"),
         ({"method": "DELETE"}, 404, "BadRequest"),
         ({"message": b"{"}, 422, "BadRequest"),
-        ({"message": b'{"wantt":1}'}, 422, "BadRequest"),
+        ({"message": b'{"wantt":1}'}, 422, "GatewayIsOlder"),
         ({"message": b'{"want":"many"}'}, 422, "BadRequest"),
         ({"message": b'{"want":-1}'}, 422, "BadRequest"),
         ({"message": b"[" * 200_000}, 422, "BadRequest"),
@@ -325,6 +328,18 @@ async def test_a_worker_is_told_of_a_cancellation_while_it_waits(door: Door):
     assert not other.done()
     other.cancel()
     await asyncio.wait({other})
+
+
+async def test_a_newer_workers_words_are_refused_in_one_sentence(door: Door):
+    """During an upgrade a worker may be newer than a gateway: which field, which version, and what to do."""
+    request = {"finished": [{"run": "r", "fence": 1, "outcome": "succeeded", "colour": "red"}]}
+    answer = await door.send(wire.WORK_PATH, json.dumps(request).encode())
+
+    assert (answer.status_code, answer.json()["reason"]) == (422, "GatewayIsOlder")
+    assert answer.json()["detail"] == (
+        f"This gateway, version {__version__}, does not know the field 'colour': the worker is newer."
+        " It is taken once the gateway is upgraded."
+    )
 
 
 async def test_a_gateway_that_ends_lets_go_of_who_only_waits(door: Door):

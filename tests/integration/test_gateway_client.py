@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
@@ -152,6 +153,55 @@ async def test_an_answer_that_cannot_be_read_is_not_believed(server: Server, gat
     server.replies[wire.PROGRAM_PATH] = Reply(body=b"<html>")
     with pytest.raises(Unavailable, match="cannot be read"):
         await gateway.program()
+
+
+async def test_a_newer_gateways_answer_is_read(server: Server, gateway: GatewayClient) -> None:
+    """Images of workers live long: what they do not know in an answer they pass over, however deep it is."""
+    step = {"name": "a", "state": "succeeded", "output": 1, "colour": "red"}
+    given = {
+        "run": "q", "fence": 1, "attempt": 2, "input": {"b": 2}, "request_id": "x", "seconds_left": 1.0,
+        "lease_seconds": 30, "steps": [step], "weight": 3,
+    }  # fmt: skip
+    server.replies[wire.WORK_PATH] = saying({"assignments": [given], "mood": {"is": "good"}})
+
+    (assignment,) = (await gateway.work(WORK)).assignments
+
+    assert (assignment.run, assignment.steps) == (
+        "q",
+        (wire.KeptStep(name="a", state="succeeded", output=raw(1)),),
+    )
+
+
+def _replies() -> list[type]:
+    """Return what the gateway says, with all that is in it."""
+    found = [wire.Answer]
+    for kind in found:
+        found += kind.__subclasses__()
+    return found[1:]
+
+
+@pytest.mark.parametrize("kind", _replies())
+def test_no_answer_holds_what_refuses_the_unknown(kind: type) -> None:
+    """Neither an answer nor a struct within one is stricter than the workers that read it can afford."""
+    inner = [
+        one
+        for field in msgspec.structs.fields(kind)
+        for one in (field.type, *get_args(field.type))
+        if isinstance(one, type) and issubclass(one, msgspec.Struct)
+    ]
+
+    assert [one for one in (kind, *inner) if one.__struct_config__.forbid_unknown_fields] == []
+
+
+async def test_what_an_older_gateway_does_not_know_is_handed_in_later(
+    server: Server, gateway: GatewayClient
+) -> None:
+    """It counts as a gateway that cannot be asked for now, so that no result is given up during an upgrade."""
+    said = {"reason": "GatewayIsOlder", "detail": "This gateway does not know it."}
+    server.replies[wire.WORK_PATH] = saying(said, 422)
+
+    with pytest.raises(Unavailable, match="This gateway does not know it."):
+        await gateway.work(WORK)
 
 
 async def test_a_gateway_that_is_gone_is_unavailable(token: Path) -> None:

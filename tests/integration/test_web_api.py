@@ -22,7 +22,7 @@ from everesthood.adapters.postgres import (
 from everesthood.apis import wire
 from everesthood.domain.access import REQUIRED
 from everesthood.domain.limits import Limits, Rate
-from everesthood.entrypoints.web import control_schemas, schemas
+from everesthood.entrypoints.web import control_schemas, schedule_schemas, schemas
 
 pytestmark = pytest.mark.integration
 NOWHERE = "019aaaaa-aaaa-7aaa-8aaa-aaaaaaaaaaaa"
@@ -640,7 +640,7 @@ async def test_schedules_are_listed_with_their_times(api):
     listed = await api.client.get(api.url("instances/summarizer/schedules"))
     young = await api.client.get(api.url("instances/young/schedules"))
 
-    (found,) = shaped(schemas.ScheduleList, listed)["items"]
+    (found,) = shaped(schedule_schemas.ScheduleList, listed)["items"]
     assert (found["name"], found["cron"], found["timeZone"]) == ("daily", "0 6 * * *", "Europe/Berlin")
     assert (found["suspended"], found["lastFireAt"], found["jitterSeconds"]) == (False, None, 30)
     assert found["nextFireAt"].endswith((":00:00Z", ":00:00+00:00"))
@@ -1069,3 +1069,19 @@ async def test_replayed_runs_are_told_from_others(api):
     assert shown["replayedBy"] == made
     assert [run["id"] for run in shaped(schemas.RunPage, left)["items"]] == [dead[1]]
     assert (again.json()["matched"], again.json()["replayed"]) == (1, 1)
+
+
+async def test_a_refused_permission_is_to_be_audited(api):
+    """Who, what and which object, with the request's id; for the accept of a run as for all others."""
+    body = {"input": {"text": "x"}}
+    answers = [
+        await api.client.get(api.url("runs", "globex")),
+        await api.client.post(api.url("instances/summarizer/runs", "globex"), json=body),
+    ]
+
+    assert [answer.status_code for answer in answers] == [403, 403]
+    assert [(one["actor"], one["namespace"], one["target"]) for one in api.refused] == [
+        ("ada", "globex", "list agentinstances/runs"),
+        ("ada", "globex", "create agentinstances/summarizer/run"),
+    ]
+    assert [one["request_id"] for one in api.refused] == [a.headers["x-request-id"] for a in answers]

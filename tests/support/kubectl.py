@@ -21,6 +21,11 @@ elif words[:2] == ["create", "token"]:
     if "error" in told:
         sys.exit(told["error"])
     print(told["created"])
+elif words[:1] == ["get"]:
+    if "forbidden" in told:
+        sys.exit(told["forbidden"])
+    if words[2] in told["objects"]:
+        print(json.dumps(told["objects"][words[2]]))
 elif words[:1] == ["port-forward"]:
     if not told["port"]:
         sys.exit('Error from server (NotFound): services "everesthood-web" not found')
@@ -39,13 +44,13 @@ class FakeKubectl:
         self.path.write_text(_SCRIPT.format(python=sys.executable, told=str(self._told), log=str(self._log)))
         self.path.chmod(0o755)
 
-    def tell(self, *, user: dict[str, Any], port: int = 0, namespace: str = "acme", **more: str) -> None:
+    def tell(self, *, user: dict[str, Any], port: int = 0, namespace: str = "acme", **more: Any) -> None:
         config = {
             "users": [{"name": "u", "user": user}],
             "contexts": [{"name": "c", "context": {"user": "u", "namespace": namespace}}],
             "clusters": [{"name": "k", "cluster": {"server": "https://k:6443"}}],
         }
-        self._told.write_text(json.dumps({"config": config, "port": port, **more}))
+        self._told.write_text(json.dumps({"config": config, "port": port, "objects": {}, **more}))
 
     def calls(self) -> list[list[str]]:
         return [json.loads(line) for line in self._log.read_text().splitlines()]

@@ -86,6 +86,8 @@ class Api:
     client: httpx2.AsyncClient
     address: str = ""
     streams: Streams = field(default_factory=Streams)
+    refused: list[dict[str, str]] = field(default_factory=list)
+    """What is to be audited of refused permissions."""
 
     def url(self, path: str, namespace: str = "acme") -> str:
         return f"{API_PREFIX}/namespaces/{namespace}/{path}"
@@ -155,10 +157,19 @@ async def publish(registry: Registry, template: Mapping[str, object] = TEMPLATE,
         )
 
 
-def parts_of(stores: Stores, kubernetes: FakeApiServer, bell: MemoryBell, streams: Streams) -> Parts:
+def parts_of(
+    stores: Stores,
+    kubernetes: FakeApiServer,
+    bell: MemoryBell,
+    streams: Streams,
+    refused: list[dict[str, str]] | None = None,
+) -> Parts:
     """Return what the routes need, over fakes of all but the record."""
+    told = [] if refused is None else refused
     return Parts(
-        authorizer=Authorizer(KubernetesIdentities(kubernetes), time.monotonic),
+        authorizer=Authorizer(
+            KubernetesIdentities(kubernetes), time.monotonic, lambda **said: told.append(said)
+        ),
         runs=stores.runs,
         control=stores.control,
         bell=bell,
@@ -181,7 +192,8 @@ async def running_api(stores: Stores, *, heartbeat_seconds: float = 15.0) -> Asy
     kubernetes.know("ada-token", "ada", "everesthood-web")
     kubernetes.grant("ada", "acme", *EVERYTHING)
     bell, streams = MemoryBell(), Streams(heartbeat_seconds=heartbeat_seconds)
-    parts = parts_of(stores, kubernetes, bell, streams)
+    refused: list[dict[str, str]] = []
+    parts = parts_of(stores, kubernetes, bell, streams, refused)
     server = make_server(parts, port=0, host="127.0.0.1")
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)
@@ -196,6 +208,7 @@ async def running_api(stores: Stores, *, heartbeat_seconds: float = 15.0) -> Asy
                 client=client,
                 address=address,
                 streams=streams,
+                refused=refused,
             )
         finally:
             server.stop()

@@ -75,7 +75,7 @@ async def test_no_more_runs_execute_than_there_are_slots() -> None:
         await gateway.until_over()
 
     assert most == 10
-    assert max(request.want for request in gateway.requests) <= 12
+    assert max(request.want for request in gateway.requests) <= 20
 
 
 async def test_only_one_call_is_in_flight_and_results_ride_on_it() -> None:
@@ -102,16 +102,39 @@ async def test_only_one_call_is_in_flight_and_results_ride_on_it() -> None:
     assert len(carrying) <= 6
 
 
-async def test_work_is_claimed_ahead_only_while_runs_are_short() -> None:
-    """A fifth more than the slots is claimed once runs prove short; before that, and for long runs, none."""
-    gateway = FakeGateway()
-    gateway.add(60)
+def held_after(run_seconds: float, trip_seconds: float) -> HeldRuns:
+    """Return ten slots, of which one has ended a run of that length, brought by a call of that length."""
+    held = HeldRuns(slots=10)
+    held.add([assignment()], asked_at=1000.0, now=1000.0 + trip_seconds)
+    started = held.next_to_start()
+    assert started is not None
+    held.ended(started, run_seconds)
+    return held
 
-    async with Serving(gateway, ACT, slots=10):
-        await gateway.until_over()
 
-    assert gateway.requests[0].want == 10
-    assert max(r.want for r in gateway.requests) == 12
+@pytest.mark.parametrize(
+    ("run_seconds", "trip_seconds", "ahead"),
+    [(0.1, 0.02, 4), (0.1, 0.1, 10), (0.001, 0.02, 10), (0.9, 0.02, 1), (1.1, 0.02, 0)],
+)
+def test_as_much_is_claimed_ahead_as_ends_while_the_gateway_is_asked(
+    run_seconds: float, trip_seconds: float, ahead: int
+) -> None:
+    """Short runs leave no slot empty while a call is under way; long ones are left to workers with a slot."""
+    assert HeldRuns(slots=10).want == 10
+    assert held_after(run_seconds, trip_seconds).want == 10 + ahead
+
+
+def test_what_waits_behind_runs_that_turn_out_long_is_left_to_other_workers() -> None:
+    """A run claimed ahead waits for a slot as long as a short run takes, and nothing is claimed ahead then."""
+    held = held_after(0.1, 0.1)
+    held.add([assignment(f"r{n}") for n in range(held.want)], asked_at=1000.0, now=1000.1)
+    while held.next_to_start() is not None:
+        pass
+
+    assert held.stranded(1001.0) == []
+    stranded = held.stranded(1001.2)
+    assert [held.forget_waiting(one) for one in stranded] == [True] * 10
+    assert held.want == 0
 
 
 async def test_a_bell_from_another_thread_brings_work_at_once() -> None:
@@ -566,7 +589,7 @@ async def test_a_worker_that_was_frozen_beyond_the_lease_begins_no_further_step(
 def test_a_run_that_waited_for_a_slot_has_that_much_less_time() -> None:
     """The run's time counts from the claim, whenever its execution begins, and by no wall clock."""
     held = HeldRuns(slots=1)
-    held.add([assignment(deadline=60.0)], asked_at=1000.0)
+    held.add([assignment(deadline=60.0)], asked_at=1000.0, now=1000.0)
 
     started = held.next_to_start()
 

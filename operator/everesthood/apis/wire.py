@@ -22,7 +22,11 @@ EMPTY: Final = msgspec.Raw(b"null")
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A message of the protocol; an unknown field is refused, so that a typo never passes."""
+    """What a worker says; an unknown field is refused, so that nothing that it hands in is dropped unread."""
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the gateway says; an unknown field is passed over: workers may be older than their gateway."""
 
 
 class StepRecord(Message, frozen=True):
@@ -104,7 +108,11 @@ class WorkRequest(Message, frozen=True):
     """The worker knows that it is to leave, and will never claim again."""
 
 
-class Assignment(Message, frozen=True):
+class KeptStep(StepRecord, frozen=True, forbid_unknown_fields=False):
+    """A checkpoint that comes back from the record."""
+
+
+class Assignment(Answer, frozen=True):
     """A run that the worker now holds until `lease_seconds` pass without a heartbeat."""
 
     run: str
@@ -115,7 +123,7 @@ class Assignment(Message, frozen=True):
     seconds_left: float
     """How long the run as a whole may still take, by the record's clock: a worker's may be wrong."""
     lease_seconds: int
-    steps: tuple[StepRecord, ...] = ()
+    steps: tuple[KeptStep, ...] = ()
     """Checkpoints of earlier attempts, in the order in which they were written."""
 
 
@@ -127,14 +135,14 @@ class OutputsRequest(Message, frozen=True):
     steps: tuple[str, ...]
 
 
-class StepOutput(Message, frozen=True):
+class StepOutput(Answer, frozen=True):
     """The output of one step."""
 
     step: str
     output: msgspec.Raw
 
 
-class OutputsReply(Message, frozen=True):
+class OutputsReply(Answer, frozen=True):
     """Some of the outputs, at least one: ask again for the rest."""
 
     outputs: tuple[StepOutput, ...]
@@ -153,7 +161,7 @@ class ChildRequest(Message, frozen=True):
     """What is left of the caller's time: the run gets no more."""
 
 
-class ChildReply(Message, frozen=True):
+class ChildReply(Answer, frozen=True):
     """Where that run is: asked for again as long as it is not over."""
 
     run: str
@@ -170,7 +178,7 @@ class Held(Message, frozen=True):
     fence: int
 
 
-class WorkReply(Message, frozen=True):
+class WorkReply(Answer, frozen=True):
     """Runs to start, and runs of the request that are not the worker's any more."""
 
     assignments: tuple[Assignment, ...] = ()
@@ -189,20 +197,20 @@ class HeartbeatRequest(Message, frozen=True):
     held: tuple[Held, ...]
 
 
-class HeartbeatReply(Message, frozen=True):
+class HeartbeatReply(Answer, frozen=True):
     """Runs to stop: lost to another attempt, or cancelled by a person."""
 
     lost: tuple[str, ...] = ()
     cancel: tuple[str, ...] = ()
 
 
-class WatchReply(Message, frozen=True):
+class WatchReply(Answer, frozen=True):
     """Whether a run of the instance may have been cancelled: then a heartbeat says which."""
 
     changed: bool = False
 
 
-class Program(Message, frozen=True):
+class Program(Answer, frozen=True):
     """What a worker executes: one revision for one instance."""
 
     instance_uid: str
@@ -218,7 +226,7 @@ class Program(Message, frozen=True):
     """Hosts inside the cluster that the platform lets agents call, `host:port`."""
 
 
-class QueueLease(Message, frozen=True):
+class QueueLease(Answer, frozen=True):
     """How the worker reaches its queue. The password is derived, never stored."""
 
     host: str
@@ -245,13 +253,13 @@ class HoldRequest(Message, frozen=True):
     seconds: float
 
 
-class HoldReply(Message, frozen=True):
+class HoldReply(Answer, frozen=True):
     """The credential is held for all who bind it."""
 
     seconds: float
 
 
-class CredentialLease(Message, frozen=True):
+class CredentialLease(Answer, frozen=True):
     """A credential's value, for memory only."""
 
     type: Literal["Bearer", "Header", "Basic"]

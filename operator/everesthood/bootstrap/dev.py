@@ -47,6 +47,11 @@ class Site:
         for part in (self.runs, self.registry, self.listener, self.database):
             await part.close()
 
+    async def queue_ready(self, uid: str) -> None:
+        """Wait until the broker knows the instance."""
+        while not (await self.registry.queue_state(uid)).ready:  # noqa: ASYNC110 - another process does it
+            await asyncio.sleep(_PAUSE_SECONDS)
+
     def process(self, *, metrics_port: int) -> dict[str, str]:
         """Return the environment of web, gateway or scheduler, but for their HTTP port."""
         settings = {

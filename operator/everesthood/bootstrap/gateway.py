@@ -59,6 +59,11 @@ class GatewayParts:
         """Raise Conflict on a schema that this version does not know, Unavailable when PostgreSQL is away."""
         await check_schema(self.database)
 
+    def release(self) -> None:
+        """Let those go who only wait, for a cancellation or for the end of a run."""
+        self.cancellations.release()
+        self.call_instance.release()
+
 
 @asynccontextmanager
 async def gateway_parts(settings: Settings) -> AsyncIterator[GatewayParts]:
@@ -102,7 +107,7 @@ async def gateway_parts(settings: Settings) -> AsyncIterator[GatewayParts]:
                 owners=around.owners,
                 store=store,
             ),
-            leaving=Leaving(store),
+            leaving=Leaving(store, bell),
             observe=_observer(store, around.secrets, fingerprint_key),
             publish_limits=partial(store.publish_limits, shared),
         )

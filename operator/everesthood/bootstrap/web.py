@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from everesthood.adapters.languages import Languages
-from everesthood.adapters.postgres import Database, Listener, PostgresControl, PostgresRuns, check_schema
+from everesthood.adapters.postgres import (
+    Database,
+    Listener,
+    PostgresControl,
+    PostgresGateway,
+    PostgresRuns,
+    check_schema,
+)
 from everesthood.adapters.redis import RedisBell
 from everesthood.adapters.redis import connect as connect_redis
 from everesthood.bootstrap.connections import open_database, redis_address
 from everesthood.bootstrap.surroundings import surroundings
 from everesthood.settings import Settings
+from everesthood.usecases.audit_refusals import AuditRefusals
 from everesthood.usecases.authorize import Authorizer
 from everesthood.usecases.request_run import RequestRun
 
@@ -48,10 +56,12 @@ async def web_parts(settings: Settings) -> AsyncIterator[WebParts]:
         stack.push_async_callback(control.close)
         bell = RedisBell(connect_redis(redis_address(settings), process="web"))
         stack.push_async_callback(bell.aclose)
+        refusals = AuditRefusals(PostgresGateway(database).audit, time.monotonic)
+        stack.push_async_callback(refusals.close)
         around = await stack.enter_async_context(surroundings(settings))
         yield WebParts(
             database=database,
-            authorizer=Authorizer(around.identities, time.monotonic),
+            authorizer=Authorizer(around.identities, time.monotonic, refusals),
             runs=runs,
             control=control,
             bell=bell,

@@ -276,6 +276,21 @@ def after_cancel(state: RunState, actor: str) -> Next | None:
     return Next(state=becomes, reason=Reason.CANCELLED, message=f"Cancelled by {actor}.")
 
 
+def lets_go(state: RunState, *, cancel_requested: bool) -> bool:
+    """Return whether a run will never take up what the runs come to that it has other instances do."""
+    return cancel_requested or state in (RunState.CANCELLED, RunState.EXPIRED)
+
+
+def after_parent(state: RunState, parent: RunId, parent_state: RunState) -> Next | None:
+    """Return what a run becomes when the run that waits for it lets go of it; None when it is over."""
+    what = "ran out of time" if parent_state is RunState.EXPIRED else "was cancelled"
+    cancelled = after_cancel(state, f"run/{parent}")
+    if cancelled is None:
+        return None
+    said = f"Run {parent}, which waited for this one, {what}."
+    return Next(state=cancelled.state, reason=Reason.PARENT_ENDED, message=said)
+
+
 def after_removal(state: RunState) -> Next | None:
     """Return what a run becomes when its instance is deleted; None when it is over."""
     cancelled = after_cancel(state, "the deletion of the instance")

@@ -9,7 +9,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from everesthood.apis import names
 from everesthood.domain.access import RESOURCE, Requirement
@@ -22,6 +22,14 @@ DENIED_SECONDS: Final = 2.0
 _MOST: Final = 10_000
 
 V = TypeVar("V")
+
+
+class Refused(Protocol):
+    """Takes refusals in; it does not hold up who is refused."""
+
+    def __call__(self, *, actor: str, namespace: str, target: str, request_id: str) -> None:
+        """Note a refusal."""
+        ...
 
 
 @dataclass(slots=True)
@@ -56,9 +64,12 @@ class _Remembered(Generic[V]):
 class Authorizer:
     """Answers for one process."""
 
-    def __init__(self, identities: Identities, clock: Callable[[], float]) -> None:
-        """Ask `identities`; `clock` counts seconds and never goes back."""
+    def __init__(
+        self, identities: Identities, clock: Callable[[], float], refused: Refused | None = None
+    ) -> None:
+        """Ask `identities`; `clock` counts seconds and never goes back; `refused` is told of each refusal."""
         self._identities = identities
+        self._refused = refused
         self._known = _Remembered[Identity | Unauthenticated](
             clock, lambda answer: DENIED_SECONDS if isinstance(answer, Exception) else IDENTITY_SECONDS
         )
@@ -72,7 +83,15 @@ class Authorizer:
             raise Unauthenticated(answer.message)
         return answer
 
-    async def require(self, identity: Identity, need: Requirement, namespace: str, name: str = "") -> None:
+    async def require(
+        self,
+        identity: Identity,
+        need: Requirement,
+        namespace: str,
+        name: str = "",
+        *,
+        request_id: str = "",
+    ) -> None:
         """Return when RBAC allows it; an empty name asks for all instances of the namespace."""
         access = Access(
             verb=need.verb,
@@ -84,6 +103,13 @@ class Authorizer:
         if not await self._allowed.get(
             (_key(identity), access), lambda: self._identities.allows(identity, access)
         ):
+            if self._refused is not None:
+                self._refused(
+                    actor=identity.username,
+                    namespace=namespace,
+                    target=_target(access),
+                    request_id=request_id,
+                )
             raise Forbidden(_refusal(identity, access))
 
     async def _identify(self, token: str) -> Identity | Unauthenticated:
@@ -99,6 +125,11 @@ class Authorizer:
 
 def _key(identity: Identity) -> Hashable:
     return identity.username, identity.uid, identity.groups, tuple(sorted(identity.extra.items()))
+
+
+def _target(access: Access) -> str:
+    """Return what was refused, as the audit log names it."""
+    return "/".join(filter(None, (f"{access.verb} {access.resource}", access.name, access.subresource)))
 
 
 def _refusal(identity: Identity, access: Access) -> str:

@@ -7,7 +7,7 @@ workers, there is one child. Nothing of the waiting is kept anywhere else.
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -17,7 +17,7 @@ from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import EMPTY, ChildReply, ChildRequest
 from everesthood.domain import run_ids
 from everesthood.domain.errors import Conflict, Forbidden, Invalid, NotFound
-from everesthood.domain.runs import FINAL, Run, RunId, RunState
+from everesthood.domain.runs import FINAL, Run, RunId, RunState, lets_go
 from everesthood.domain.steps import AgentSpec, called_instances
 from everesthood.usecases.ports.record import GatewayStore, RunStore, WorkerSeat
 from everesthood.usecases.read_program import published
@@ -41,6 +41,11 @@ class CallInstance:
     runs: RunStore
     request_run: Callable[[Wish], Awaitable[Answer]]
     wait_seconds: float = WAIT_SECONDS
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def release(self) -> None:
+        """Answer everybody who waits, now and later: the process is about to end."""
+        self.ending.set()
 
     async def __call__(self, seat: WorkerSeat, request: ChildRequest) -> ChildReply:
         """Start the run unless it is there, wait a little for its end, and return where it is.
@@ -56,6 +61,7 @@ class CallInstance:
         await self._check_declared(seat, request.instance)
         parent = await self._parent(seat, request)
         answer = await self.request_run(_wish(seat, parent, request))
+        await self._check_wanted(parent, answer.run.id)
         return await self._reply(seat.namespace, answer.run.id)
 
     async def _check_declared(self, seat: WorkerSeat, instance: str) -> None:
@@ -71,23 +77,33 @@ class CallInstance:
             or found.instance_uid != seat.instance_uid
             or found.fence != request.fence
             or found.state is not RunState.RUNNING
+            or found.cancel_requested
         ):
-            raise Conflict("The run is not held by this worker.", Reason.LEASE_LOST)
+            raise Conflict("The run is not held by this worker, or is cancelled.", Reason.LEASE_LOST)
         return found
+
+    async def _check_wanted(self, parent: Run, child: RunId) -> None:
+        """Cancel a child whose parent was cancelled beside its accept, which may not have seen it."""
+        now = await self._get(parent.namespace, parent.id)
+        if lets_go(now.state, cancel_requested=now.cancel_requested):
+            await self.runs.cancel(parent.namespace, child, f"run/{parent.id}", parent.request_id)
+            raise Conflict(f"Run {parent.id} is cancelled.", Reason.LEASE_LOST)
 
     async def _reply(self, namespace: str, run: RunId) -> ChildReply:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.wait_seconds):
-                return _over(await self._ended(namespace, run))
+                if (found := await self._ended(namespace, run)) is not None:
+                    return _over(found)
         return ChildReply(run=run, state=(await self._get(namespace, run)).state, is_over=False)
 
-    async def _ended(self, namespace: str, run: RunId) -> Run:
-        async with contextlib.aclosing(_looks(self.runs, run)) as looks:
+    async def _ended(self, namespace: str, run: RunId) -> Run | None:
+        """Return the run once it is over, None when this process ends before it."""
+        async with contextlib.aclosing(_looks(self.runs, run, self.ending)) as looks:
             async for _ in looks:
                 found = await self._get(namespace, run)
                 if found.state in FINAL:
                     return found
-        raise AssertionError  # looks never end by themselves
+        return None
 
     async def _get(self, namespace: str, run: RunId) -> Run:
         found = await self.runs.get(namespace, run)
@@ -96,21 +112,24 @@ class CallInstance:
         return found
 
 
-async def _looks(runs: RunStore, run: RunId) -> AsyncGenerator[None, None]:
-    """Yield at once and whenever the run may have changed."""
+async def _looks(runs: RunStore, run: RunId, ending: asyncio.Event) -> AsyncGenerator[None, None]:
+    """Yield at once and whenever the run may have changed, until the process ends."""
     watch = runs.watch(run)
     coming = asyncio.ensure_future(anext(aiter(watch)))
+    over = asyncio.ensure_future(ending.wait())
     try:
         await asyncio.sleep(0)  # it listens now, so that no change falls between
-        while True:
-            yield
-            await asyncio.wait([coming], timeout=_LOOK_SECONDS)
+        yield
+        while not over.done():
+            await asyncio.wait([coming, over], timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if coming.done():
                 coming.result()
                 coming = asyncio.ensure_future(anext(aiter(watch)))
+            yield
     finally:
         coming.cancel()
-        await asyncio.wait([coming])
+        over.cancel()
+        await asyncio.wait([coming, over])
 
 
 def _check(request: ChildRequest) -> None:

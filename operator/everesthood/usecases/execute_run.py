@@ -60,7 +60,9 @@ class _Attempt:
         self._agent = agent
         self._doing = doing
         self._steps = agent.spec.steps
-        self._past = {record.name: record for record in assignment.steps if not _was_held(record)}
+        self._past: dict[str, StepRecord] = {
+            record.name: record for record in assignment.steps if not _was_held(record)
+        }
         self._values: dict[str, object] = {
             name: msgspec.json.decode(self._past[name].output) for name in graph.done(self._past)
         }

@@ -1,8 +1,9 @@
 """The runs that a worker holds: some executing, a few waiting for a slot, each under its lease."""
 
 import asyncio
+import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -13,6 +14,8 @@ from everesthood.apis.wire import Assignment, Finish, Held
 
 SHORT_RUN_SECONDS: Final = 1.0
 """Runs up to this long are claimed ahead of a free slot; longer ones are left to workers with one."""
+_AHEAD_ROUND_TRIPS: Final = 2
+"""How much work is claimed ahead: what is done while one call is under way and the next one waits for it."""
 
 
 class Stop(Enum):
@@ -35,6 +38,8 @@ class HeldRun:
     """By the loop's monotonic clock, counted from before the gateway was asked."""
     ends_at: float
     """When the run as a whole is out of time, by the same clock."""
+    arrived_at: float
+    """When it was handed to the worker, by the same clock."""
     task: asyncio.Task[None] | None = None
     stop: Stop | None = None
 
@@ -72,6 +77,7 @@ class HeldRuns:
         self._running: dict[str, HeldRun] = {}
         self._waiting: deque[HeldRun] = deque()
         self._mean_seconds: float | None = None
+        self._mean_trip_seconds = 0.0
 
     def __iter__(self) -> Iterator[HeldRun]:
         """Iterate over all that is held."""
@@ -94,21 +100,32 @@ class HeldRuns:
 
     @property
     def want(self) -> int:
-        """Return how many more to claim: for each free slot, and a fifth ahead while runs are short."""
-        short = self._mean_seconds is not None and self._mean_seconds <= SHORT_RUN_SECONDS
-        ahead = self._slots // 5 if short else 0
-        return max(0, self._slots + ahead - len(self._running) - len(self._waiting))
+        """Return how many more to claim: for each free slot, and ahead of those that will soon be free."""
+        return max(0, self._slots + self._ahead - len(self._running) - len(self._waiting))
+
+    @property
+    def _ahead(self) -> int:
+        """Return how many runs end before an answer brings new ones: rate times time, as in Little's law."""
+        mean = self._mean_seconds
+        if mean is None or mean > SHORT_RUN_SECONDS:
+            return 0
+        awaited = _AHEAD_ROUND_TRIPS * self._mean_trip_seconds
+        return self._slots if awaited >= mean else math.ceil(self._slots * awaited / mean)
 
     def find(self, run: str) -> HeldRun | None:
         """Return the held run of that id."""
         return self._running.get(run) or next((h for h in self._waiting if h.assignment.run == run), None)
 
-    def add(self, assignments: Iterable[Assignment], asked_at: float) -> None:
+    def add(self, assignments: Collection[Assignment], asked_at: float, now: float) -> None:
         """Take runs in, to start when there is a slot."""
+        if assignments:
+            self._mean_trip_seconds = _smooth(self._mean_trip_seconds or None, now - asked_at)
         for assignment in assignments:
             until = asked_at + assignment.lease_seconds
             ends_at = asked_at + assignment.seconds_left
-            self._waiting.append(HeldRun(assignment=assignment, lease_until=until, ends_at=ends_at))
+            self._waiting.append(
+                HeldRun(assignment=assignment, lease_until=until, ends_at=ends_at, arrived_at=now)
+            )
 
     def next_to_start(self) -> HeldRun | None:
         """Move a waiting run into a free slot and return it."""
@@ -122,8 +139,17 @@ class HeldRuns:
         """Free the slot of a run."""
         if self._running.get(held.assignment.run) is held:
             del self._running[held.assignment.run]
-        before = self._mean_seconds
-        self._mean_seconds = seconds if before is None else 0.9 * before + 0.1 * seconds
+        self._mean_seconds = _smooth(self._mean_seconds, seconds)
+
+    def stranded(self, now: float) -> list[HeldRun]:
+        """Return what waits for a slot longer than a short run takes, and claim nothing ahead for now.
+
+        The runs before them turned out to be long; another worker may have a slot.
+        """
+        found = [held for held in self._waiting if now - held.arrived_at > SHORT_RUN_SECONDS]
+        if found:
+            self._mean_seconds = None
+        return found
 
     def forget_waiting(self, held: HeldRun) -> bool:
         """Let go of a run that has not started; False if it has."""
@@ -150,3 +176,7 @@ class HeldRuns:
     def heartbeat_seconds(self, default: float) -> float:
         """Return how often leases must be renewed: three times in the shortest."""
         return min((h.assignment.lease_seconds for h in self), default=default) / 3
+
+
+def _smooth(mean: float | None, value: float) -> float:
+    return value if mean is None else 0.9 * mean + 0.1 * value

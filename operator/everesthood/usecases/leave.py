@@ -11,22 +11,30 @@ import msgspec
 
 from everesthood.apis.wire import WorkReply, WorkRequest
 from everesthood.domain.errors import Unavailable
+from everesthood.usecases.ports.bell import Bell
 from everesthood.usecases.ports.record import GatewayStore, WorkerSeat
 
 
 class Leaving:
     """Knows the queues that have too many workers and who leaves already, as of the last `refresh`."""
 
-    def __init__(self, store: GatewayStore) -> None:
+    def __init__(self, store: GatewayStore, bell: Bell) -> None:
         """Know of none yet."""
         self._store = store
+        self._bell = bell
         self._queues: frozenset[tuple[str, str]] = frozenset()
         self._leavers: frozenset[tuple[str, str, str]] = frozenset()
 
     async def refresh(self) -> None:
-        """Ask the record which queues have too many workers, and which workers leave already."""
+        """Ask the record which queues have too many workers and who leaves already, and ring for one of each queue.
+
+        An idle worker asks for nothing for up to half a minute, and is the one to leave. One bell wakes one
+        worker; the next refresh rings for the next, as long as one is to be asked.
+        """
         self._queues = await self._store.asked_to_leave()
         self._leavers = await self._store.leavers()
+        for queue in sorted(self._queues):
+            await self._bell.ring(*queue)
 
     async def answer(self, seat: WorkerSeat, request: WorkRequest, reply: WorkReply) -> WorkReply:
         """Return the reply, with what the worker is to do about leaving.

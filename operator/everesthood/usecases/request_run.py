@@ -14,7 +14,7 @@ import msgspec
 from everesthood.apis.reasons import Reason
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec
 from everesthood.domain.errors import Conflict, Invalid, NotFound, Problem
-from everesthood.domain.run_ids import RANDOM_BYTES, accepted_at, uuid7
+from everesthood.domain.run_ids import RANDOM_BYTES, accepted_at, uuid7_text
 from everesthood.domain.runs import (
     HIGHEST_PRIORITY,
     LONGEST_LABEL,
@@ -47,6 +47,10 @@ class Schemas(Protocol):
 
     def check(self, schema: Mapping[str, object], value: object) -> list[tuple[str, str]]:
         """Return (JSON pointer, problem) of a value against a schema."""
+        ...
+
+    def quick_test(self, schema: Mapping[str, object]) -> Callable[[object], bool]:
+        """Return a test whose yes is sure, and whose no says nothing: for that, `check`."""
         ...
 
 
@@ -87,6 +91,8 @@ class _Contract:
     """What a revision asks of a run."""
 
     input_schema: Mapping[str, object]
+    keeps_schema: Callable[[object], bool]
+    """Its yes is sure; a no is not."""
     schema_bytes: int
     max_attempts: int
     max_run_seconds: int
@@ -141,7 +147,7 @@ class RequestRun:
         # The namespace is in the key: a digest is short enough to be forged for one's own template.
         key = (target.namespace, target.current_revision)
         if key not in self._contracts:
-            self._contracts[key] = _read(target.template_spec)
+            self._contracts[key] = _read(target.template_spec, self.schemas)
             if len(self._contracts) > _MOST_CONTRACTS:
                 self._contracts.popitem(last=False)
         return self._contracts[key]
@@ -150,6 +156,8 @@ class RequestRun:
         if not contract.input_schema:
             return
         if max(len(given), contract.schema_bytes) <= _QUICK_BYTES:
+            if contract.keeps_schema(value):
+                return
             found = self.schemas.check(contract.input_schema, value)
         else:
             found = await asyncio.to_thread(self.schemas.check, contract.input_schema, value)
@@ -160,7 +168,7 @@ class RequestRun:
         self, wish: Wish, target: InstanceTarget, contract: _Contract, *, digest: bytes
     ) -> RunRequest:
         return RunRequest(
-            id=RunId(str(uuid7(now=self.now(), randomness=self.random(RANDOM_BYTES)))),
+            id=RunId(uuid7_text(int(self.now().timestamp() * 1000), self.random(RANDOM_BYTES))),
             namespace=wish.namespace,
             instance=wish.instance,
             instance_uid=target.uid,
@@ -187,11 +195,12 @@ class RequestRun:
         return found
 
 
-def _read(spec: bytes) -> _Contract:
+def _read(spec: bytes, schemas: Schemas) -> _Contract:
     template = AgentTemplateSpec.model_validate_json(spec)
     retry = template.queue.retry
     return _Contract(
         input_schema=template.input_schema,
+        keeps_schema=schemas.quick_test(template.input_schema),
         schema_bytes=len(msgspec.json.encode(template.input_schema)),
         max_attempts=template.queue.max_attempts,
         max_run_seconds=template.queue.max_run_seconds,
@@ -261,6 +270,7 @@ def _problems(found: list[tuple[str, str]]) -> tuple[Problem, ...]:
 
 
 def _queued(request: RunRequest) -> Run:
+    at = accepted_at(request.id)
     return Run(
         id=request.id,
         namespace=request.namespace,
@@ -270,13 +280,11 @@ def _queued(request: RunRequest) -> Run:
         input=request.input,
         requested_by=request.requested_by,
         request_id=request.request_id,
-        created_at=accepted_at(request.id),
+        created_at=at,
         schedule=request.schedule,
-        due_at=accepted_at(request.id) + timedelta(seconds=_pause(request)),
+        due_at=at + timedelta(seconds=_pause(request)) if request.dedupe else at,
         priority=request.priority,
-        expires_at=None
-        if request.ttl_seconds is None
-        else accepted_at(request.id) + timedelta(seconds=request.ttl_seconds),
+        expires_at=None if request.ttl_seconds is None else at + timedelta(seconds=request.ttl_seconds),
         replay_of=request.replay_of,
         labels=request.labels,
     )

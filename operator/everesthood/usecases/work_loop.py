@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final, Literal
 
@@ -89,7 +89,7 @@ class Worker:
     async def stop(self, grace_seconds: float) -> None:
         """Claim nothing more, let runs finish within the grace, hand back the rest, and end `serve`."""
         self._stopping = True
-        self._hand_back_waiting()
+        self._hand_back_waiting(list(self._held))
         self._stir.set()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=grace_seconds)
@@ -175,10 +175,12 @@ class Worker:
         )
         if any(end.transient or end.retry_after_seconds is not None for end in batch.finishes):
             self._claiming.due_later()
-        self._held.add(reply.assignments, asked_at)
+        self._held.add(reply.assignments, asked_at, time.monotonic())
         self._asked_to(reply.leave)
         if self._stopping:
-            self._hand_back_waiting()  # claimed by a call that was under way when it was told to stop
+            self._hand_back_waiting(
+                list(self._held)
+            )  # claimed by a call that was under way when it was told to stop
         self._start_waiting()
 
     def _asked_to(self, leave: Literal["no", "offer", "yes"]) -> None:
@@ -279,8 +281,8 @@ class Worker:
         elif held.stop is None:  # once: what its code does about it must not be broken off in turn
             held.break_off(Stop.CANCEL)
 
-    def _hand_back_waiting(self) -> None:
-        for held in list(self._held):
+    def _hand_back_waiting(self, waiting: Iterable[HeldRun]) -> None:
+        for held in waiting:
             if self._held.forget_waiting(held):
                 self._hand_back(held, Stop.RELEASE)
 
@@ -293,13 +295,14 @@ class Worker:
     # --- leases -----------------------------------------------------------------------------
 
     async def _watch_leases(self) -> None:
-        """Let go of runs whose lease is over; this does not wait for the gateway."""
+        """Let go of runs whose lease is over, and of those that found no slot; this waits for no gateway."""
         while True:
             for held in self._held.lapsed(time.monotonic()):
                 log.warning(
                     "the lease of run %s ran out; another worker goes on with it", held.assignment.run
                 )
                 self._lose(held)
+            self._hand_back_waiting(self._held.stranded(time.monotonic()))
             await asyncio.sleep(TICK_SECONDS)
 
     async def _keep_leases(self) -> None:

@@ -2,7 +2,8 @@
 
 Web authenticates each call and asks for its permission, remembering answers as long as it always does (the API
 server behind it is a stand-in); the input is checked against the template's schema; each run has its audit line,
-its checkpoint and its output; PostgreSQL syncs each commit.
+its checkpoint and its output; the instance and its template have a rate limit and a concurrency limit each;
+PostgreSQL syncs each commit.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import asyncpg
 from tests.support.broker import broker_on
@@ -33,6 +35,8 @@ from tests.support.system import (
 )
 from tests.support.valkey import running_valkey
 
+from everesthood.domain.limits import Limits, Rate
+
 SLOTS = 100
 SCHEMA = {
     "type": "object",
@@ -52,8 +56,11 @@ NO_OP: Mapping[str, object] = {
 }
 
 
-PUBLISHED: Mapping[str, object] = {}
-"""What is said of the instance besides."""
+NEVER_REACHED: Final = Limits(
+    concurrency=10_000, rate=Rate(runs=1_000_000, period_seconds=1, burst=1_000_000)
+)
+PUBLISHED: Mapping[str, object] = {"limits": NEVER_REACHED, "template_limits": NEVER_REACHED}
+"""What is said of the instance besides: limits that are counted and asked, and never keep a run back."""
 
 
 def code(entrypoint: str) -> Mapping[str, object]:
@@ -75,10 +82,10 @@ class Installation:
     postgres: PostgresServer
     record: asyncpg.Connection
 
-    def load(self, number: int, per_call: int = 1) -> subprocess.Popen[str]:
-        """Start asking for so many runs, by a process of its own."""
+    def load(self, number: int, per_call: int = 1, *, port: int = 0) -> subprocess.Popen[str]:
+        """Start asking for so many runs, by a process of its own; of another web process where a port is given."""
         path = RUNS_PATH if per_call == 1 else f"{RUNS_PATH}/bulk"
-        command = [sys.executable, "-m", "tests.bench.engine.load", str(self.system.web), path]
+        command = [sys.executable, "-m", "tests.bench.engine.load", str(port or self.system.web), path]
         return subprocess.Popen(
             [*command, str(number), str(per_call)], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )

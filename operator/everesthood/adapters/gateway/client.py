@@ -1,7 +1,8 @@
 """GatewayClient: each message of `apis.wire` as one HTTP call, with the pod's token.
 
 The token is read again when the kubelet has replaced the file. A call that fails for a moment is
-repeated for a moment; beyond that it raises, and the work loop keeps what it wanted to hand in.
+repeated for a moment; beyond that it raises, and the work loop keeps what it wanted to hand in. So it does
+with what a gateway does not know yet that the upgrade has not reached.
 """
 
 import ssl
@@ -173,7 +174,7 @@ def _refusal(path: str, response: httpx2.Response) -> EveresthoodError:
             return Unauthenticated(said, reason)
         case 403:
             return Forbidden(said, reason)
-        case status if status in _TRANSIENT:
+        case status if status in _TRANSIENT or reason is Reason.GATEWAY_IS_OLDER:
             return Unavailable(said, reason)
         case _:
             return Refused(said, reason)

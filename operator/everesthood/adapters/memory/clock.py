@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 
 from everesthood.adapters.memory import limits, schedules
+from everesthood.adapters.memory.cancels import cancel_child_runs
 from everesthood.adapters.memory.control import answer, cancel_stopped
 from everesthood.adapters.memory.record import Record, RunRow
 from everesthood.domain.approvals import SCHEDULER, settle_unanswered
@@ -32,11 +33,16 @@ class MemoryClock:
         """End or requeue runs whose worker fell silent or whose time is up."""
         with self._record.reach():
             counts: Counter[str] = Counter()
+            ended = []
             for row in self._record.rows.values():
                 becomes = self._verdict(row)
                 if becomes is not None:
                     self._record.end(row, becomes)
                     counts[becomes.state.value] += 1
+                    ended.append(row.request.id)
+                    if row.cancel_requested:
+                        self._record.cancelled.tell(row.request.instance_uid)
+            cancel_child_runs(self._record, ended)
             return counts
 
     def _verdict(self, row: RunRow) -> Next | None:

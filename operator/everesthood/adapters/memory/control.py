@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import msgspec
 
+from everesthood.adapters.memory.cancels import cancel_child_runs
 from everesthood.adapters.memory.record import ApprovalRow, InstanceRow, Record, RunRow
 from everesthood.apis.reasons import Reason
 from everesthood.domain.approvals import Decision, Question, Settled, settle
@@ -184,7 +185,7 @@ class MemoryControl:
         return self._rings([row for row in self._record.rows.values() if row.request.instance_uid in uids])
 
     def _rings(self, rows: Sequence[RunRow]) -> list[Ring]:
-        """Return the queues that hold any of these runs and may hand them out."""
+        """Return the queues that hold any of these runs and may hand them out; wake their workers."""
         now = self._record.now()
         rings: dict[Ring, None] = {}
         for row in rows:
@@ -195,6 +196,8 @@ class MemoryControl:
             revision = row.revision or fresh
             if revision and self._record.hands_out(instance):
                 rings[row.request.instance_uid, revision] = None
+        for uid, revision in rings:
+            self._record.wake(uid, revision)
         return sorted(rings)
 
     def _audit(self, namespace: str, actor: str, action: str, target: str, request_id: str) -> None:
@@ -245,7 +248,7 @@ def answer(record: Record, row: RunRow, asked: ApprovalRow, settled: Settled, *,
 
 def cancel_stopped(record: Record) -> int:
     """Cancel what runs in organisations whose stop says so."""
-    found = 0
+    found = []
     for row in record.rows.values():
         stop = record.stops.get(row.request.namespace)
         if stop is None or not stop.cancels or row.state is not RunState.RUNNING or row.cancel_requested:
@@ -259,5 +262,6 @@ def cancel_stopped(record: Record) -> int:
                 target=run_target(row.request.id),
             )
         )
-        found += 1
-    return found
+        found.append(row.request.id)
+    cancel_child_runs(record, found)
+    return len(found)

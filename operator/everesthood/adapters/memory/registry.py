@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import replace
 
 from everesthood.adapters.memory import limits, schedules
+from everesthood.adapters.memory.cancels import cancel_child_runs
 from everesthood.adapters.memory.record import CredentialRow, InstanceRow, Record, RunRow, ScaleInRow
 from everesthood.domain.limits import credential_scope
 from everesthood.domain.runs import FINAL, RunState, after_removal
@@ -82,14 +83,17 @@ class MemoryRegistry:
         self._record.instances[uid].deleted = True
         schedules.forget(self._record, uid)
         limits.forget(self._record, uid)
+        removed = []
         for row in self._record.rows.values():
             becomes = after_removal(row.state) if row.request.instance_uid == uid else None
             if becomes is None:
                 continue
+            removed.append(row.request.id)
             if becomes.state is RunState.RUNNING:
                 self._record.cancel(row, becomes.reason, becomes.message)
             else:
                 self._record.end(row, becomes)
+        cancel_child_runs(self._record, removed)
         self._record.queue_changed.tell(uid)
 
     async def remove_credential(self, uid: str) -> None:

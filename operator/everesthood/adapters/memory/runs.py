@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from everesthood.adapters.memory import limits
+from everesthood.adapters.memory.cancels import cancel_child_runs
 from everesthood.adapters.memory.record import Record, RunRow, as_run
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Conflict, NotFound
@@ -204,6 +205,7 @@ class MemoryRuns:
                     row.cancel_requested = True
                 else:
                     self._record.cancel(row, becomes.reason, becomes.message, grace_seconds)
+            cancel_child_runs(self._record, [run])
             return self._seen(row)
 
     async def schedules(self, instance_uid: str) -> Sequence[StoredSchedule]:

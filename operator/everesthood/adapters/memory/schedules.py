@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 import msgspec
 
+from everesthood.adapters.memory.cancels import cancel_child_runs
 from everesthood.adapters.memory.record import HELD, Record, RunRow, ScheduleRow
 from everesthood.domain import schedules
 from everesthood.domain.runs import FINAL, RunState
@@ -108,6 +109,7 @@ def _cancel(record: Record, uid: str, row: ScheduleRow, firing: Firing) -> int:
         else:
             record.cancel(run, becomes.reason, becomes.message)
         _note(record, run, "run.cancel", "")
+    cancel_child_runs(record, [run.request.id for run in earlier])
     return len(earlier)
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from everesthood.adapters.memory import limits
+from everesthood.adapters.memory.cancels import cancel_child_runs
 from everesthood.adapters.memory.record import HELD, ApprovalRow, Record, RunRow
 from everesthood.apis.wire import (
     EMPTY,
@@ -17,11 +18,11 @@ from everesthood.apis.wire import (
     Finish,
     HeartbeatReply,
     HeartbeatRequest,
+    KeptStep,
     LogLine,
     OutputsReply,
     OutputsRequest,
     StepOutput,
-    StepRecord,
     WorkReply,
     WorkRequest,
 )
@@ -127,6 +128,7 @@ class MemoryWork:
         elif becomes.state is RunState.DEAD and finish.transient and not row.cancel_requested:
             becomes = self._after_failure(row, finish, becomes)
         self._record.end(row, becomes)
+        cancel_child_runs(self._record, [row.request.id])
 
     def _after_failure(self, row: RunRow, finish: Finish, failed: Next) -> Next:
         retry, ends = row.request.retry, row.deadline_at
@@ -229,7 +231,7 @@ def _ask(row: RunRow, ask: Ask, now: datetime) -> None:
     row.approvals.setdefault(ask.step, ApprovalRow(open=made, on_reject=ask.on_reject))
 
 
-def _checkpoints(row: RunRow) -> Iterator[StepRecord]:
+def _checkpoints(row: RunRow) -> Iterator[KeptStep]:
     """Yield what earlier attempts did, outputs only as far as a claim carries them."""
     size = 0
     for step in row.steps.values():
@@ -246,8 +248,8 @@ def _time(seconds: float) -> datetime | None:
     return datetime.fromtimestamp(seconds, UTC) if seconds else None
 
 
-def _record(step: StoredStep) -> StepRecord:
-    return StepRecord(
+def _record(step: StoredStep) -> KeptStep:
+    return KeptStep(
         name=step.name,
         state=step.state,
         output=msgspec.Raw(step.output or b"null"),

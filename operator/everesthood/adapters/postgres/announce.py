@@ -1,11 +1,11 @@
 """Tells other processes which runs changed or instances woke: in batches, so that no run pays for it."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Final
 
-from everesthood.adapters.postgres.listen import EVERYTHING, RUNS
+from everesthood.adapters.postgres.listen import DEMAND, EVERYTHING, RUNS
 from everesthood.adapters.postgres.pool import Database
 from everesthood.domain.errors import EveresthoodError
 
@@ -42,3 +42,25 @@ class Announcer:
             with suppress(EveresthoodError):  # a hint: whoever waits for it also looks by itself
                 await self._database.notify(self._channel, payload)
             await asyncio.sleep(_PERIOD_SECONDS)
+
+
+class Waker:
+    """Tells the controller of work for workers that it does not watch: there may be none of them."""
+
+    def __init__(self, database: Database) -> None:
+        """Start with nothing to tell."""
+        self._database = database
+        self._announcer = Announcer(database, DEMAND)
+
+    async def wake(self, queues: Collection[tuple[str, str]]) -> None:
+        """Tell of those of these queues that the controller wants to hear of."""
+        if not queues:
+            return
+        uids, revisions = zip(*queues, strict=True)
+        with suppress(EveresthoodError):  # the scheduler tells of what nobody claims
+            found = await self._database.fetch("quiet_queues", list(uids), list(revisions))
+            self._announcer.changed(row["uid"] for row in found)
+
+    async def close(self) -> None:
+        """Tell what is left."""
+        await self._announcer.close()

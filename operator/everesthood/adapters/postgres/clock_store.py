@@ -10,8 +10,9 @@ from typing import Final
 import asyncpg
 
 from everesthood.adapters.postgres import control, rows, schedules
-from everesthood.adapters.postgres.announce import Announcer
-from everesthood.adapters.postgres.listen import DEMAND, QUEUES, REGISTRY, Listener
+from everesthood.adapters.postgres.announce import Announcer, Waker
+from everesthood.adapters.postgres.cancels import cancel_child_runs_if_possible
+from everesthood.adapters.postgres.listen import CANCELS, QUEUES, REGISTRY, Listener
 from everesthood.adapters.postgres.pool import CONNECT_SECONDS, Database, Row, again, sql
 from everesthood.domain.errors import EveresthoodError
 from everesthood.domain.runs import (
@@ -21,6 +22,7 @@ from everesthood.domain.runs import (
     after_lease_expiry,
     after_waiting,
     deadline,
+    lets_go,
 )
 from everesthood.usecases.ports.record import DueBell, Fired, QueueOwner
 
@@ -39,7 +41,8 @@ class PostgresClock:
         self._database = database
         self._listener = listener
         self._announcer = Announcer(database)
-        self._waker = Announcer(database, DEMAND)
+        self._waker = Waker(database)
+        self._canceller = Announcer(database, CANCELS)
 
     async def rescue(self) -> Mapping[str, int]:
         """End or requeue runs whose worker fell silent or whose time is up, batch by batch."""
@@ -62,6 +65,10 @@ class PostgresClock:
                 [becomes.message for _, becomes in verdicts],
             )
         self._announcer.changed(run for run, _ in verdicts)
+        # A worker that still holds one frees its slot with the next heartbeat: let that be now.
+        self._canceller.changed(row["instance_uid"] for row in overdue if row["cancel_requested"])
+        over = [run for run, becomes in verdicts if lets_go(becomes.state, cancel_requested=False)]
+        await cancel_child_runs_if_possible(self._database, self._announcer, over)
         return [becomes.state for _, becomes in verdicts]
 
     async def expire_approvals(self) -> int:
@@ -91,7 +98,8 @@ class PostgresClock:
 
         fired, cancelled = await again(once)
         self._announcer.changed(cancelled)
-        await self._wake(fired.ring)
+        await cancel_child_runs_if_possible(self._database, self._announcer, cancelled)
+        await self._waker.wake(fired.ring)
         return fired
 
     async def release_held(self, limit: int) -> Sequence[tuple[str, str]]:
@@ -102,21 +110,14 @@ class PostgresClock:
                 return await schedules.release(connection, limit)
 
         released = await again(once)
-        await self._wake(released)
+        await self._waker.wake(released)
         return released
 
     async def due_bells(self, older_than_seconds: float) -> Sequence[DueBell]:
         """Return queues with work that waited too long."""
         found = await self._database.fetch("due_bells", older_than_seconds)
-        await self._wake([(row["instance_uid"], row["revision"]) for row in found])
+        await self._waker.wake([(row["instance_uid"], row["revision"]) for row in found])
         return [DueBell(instance_uid=row["instance_uid"], revision=row["revision"]) for row in found]
-
-    async def _wake(self, queues: Sequence[tuple[str, str]]) -> None:
-        """Tell the controller of work for workers that it does not watch."""
-        if queues:
-            uids, revisions = zip(*queues, strict=True)
-            found = await self._database.fetch("quiet_queues", list(uids), list(revisions))
-            self._waker.changed(row["uid"] for row in found)
 
     async def queue_owners(self) -> Sequence[QueueOwner]:
         """Return all instances, deleted ones not wanted."""
@@ -167,6 +168,7 @@ class PostgresClock:
     async def close(self) -> None:
         """Tell what is left."""
         await self._waker.close()
+        await self._canceller.close()
         await self._announcer.close()
 
 

@@ -8,7 +8,8 @@ from uuid import UUID
 import msgspec
 
 from everesthood.adapters.postgres import rows
-from everesthood.adapters.postgres.announce import Announcer
+from everesthood.adapters.postgres.announce import Announcer, Waker
+from everesthood.adapters.postgres.cancels import cancel_child_runs
 from everesthood.adapters.postgres.listen import CANCELS, REGISTRY, Listener
 from everesthood.adapters.postgres.pool import Connection, Database, Row, again, sql
 from everesthood.apis.reasons import Reason
@@ -29,6 +30,7 @@ class PostgresControl:
         """Use the process's pool."""
         self._database = database
         self._announcer = Announcer(database)
+        self._waker = Waker(database)
 
     async def decide(self, said: Decision) -> Sequence[Ring]:
         """Answer a question of a run."""
@@ -45,6 +47,7 @@ class PostgresControl:
 
         rings = await self._transaction(once)
         self._announcer.changed([said.run])
+        await self._waker.wake(rings)
         return rings
 
     async def resolve(self, said: Resolution) -> Sequence[Ring]:
@@ -70,6 +73,7 @@ class PostgresControl:
         uid, rings = await self._transaction(once)
         self._announcer.changed([said.run])
         await self._database.notify(REGISTRY, uid)
+        await self._waker.wake(rings)
         return rings
 
     async def queues(self, namespace: str, instance: str | None = None) -> Sequence[QueueView]:
@@ -90,7 +94,9 @@ class PostgresControl:
             return None
         await self._database.notify(REGISTRY, row["uid"])
         found = await self._database.fetch("bells_of", [row["uid"]])
-        return [(bell["instance_uid"], bell["revision"]) for bell in found]
+        rings = [(bell["instance_uid"], bell["revision"]) for bell in found]
+        await self._waker.wake(rings)
+        return rings
 
     async def stop(self, namespace: str, actor: Actor, *, message: str, cancels: bool) -> Stop:
         """Accept and hand out nothing in the namespace any more."""
@@ -127,6 +133,7 @@ class PostgresControl:
 
         uids, rings = await self._transaction(once)
         await self._tell(uids)
+        await self._waker.wake(rings)
         return rings
 
     async def stopped(self, namespace: str) -> Stop | None:
@@ -147,6 +154,7 @@ class PostgresControl:
 
     async def close(self) -> None:
         """Tell what is left."""
+        await self._waker.close()
         await self._announcer.close()
 
 
@@ -198,6 +206,7 @@ async def _cancel(database: Database, announcer: Announcer, namespace: str, stop
     values = (namespace, Reason.ORGANIZATION_STOPPED, str(stop), stop.by, float(GRACE_SECONDS))
     found = await database.fetch("cancel_stopped", *values)
     announcer.changed(row["id"] for row in found)
+    await cancel_child_runs(database, announcer, [row["id"] for row in found])
     return len(found)
 
 

@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 from everesthood.adapters.postgres import limits, rows, schedules
 from everesthood.adapters.postgres.announce import Announcer
+from everesthood.adapters.postgres.cancels import cancel_child_runs_if_possible
 from everesthood.adapters.postgres.listen import DEMAND, QUEUES, REGISTRY, Listener
 from everesthood.adapters.postgres.pool import Connection, Database, again, sql
 from everesthood.domain.runs import GRACE_SECONDS, RunState, after_removal
@@ -58,6 +59,7 @@ class PostgresRegistry:
 
         fresh, removed = await again(once)
         self._announcer.changed(removed)
+        await cancel_child_runs_if_possible(self._database, self._announcer, removed)
         if fresh:
             await self._database.notify(QUEUES, instance.uid)
 
@@ -100,7 +102,9 @@ class PostgresRegistry:
             async with self._database.transaction() as connection:
                 return await _remove(connection, uid)
 
-        self._announcer.changed(await again(once))
+        removed = await again(once)
+        self._announcer.changed(removed)
+        await cancel_child_runs_if_possible(self._database, self._announcer, removed)
         await self._database.notify(QUEUES, uid)
 
     async def remove_credential(self, uid: str) -> None:

@@ -10,6 +10,7 @@ from everesthood.adapters.postgres import limits, listing, rows
 from everesthood.adapters.postgres.accepts import DedupedAccepts, columns, repeated
 from everesthood.adapters.postgres.announce import Announcer
 from everesthood.adapters.postgres.batches import Batches
+from everesthood.adapters.postgres.cancels import cancel_child_runs
 from everesthood.adapters.postgres.listen import CANCELS, DEMAND, RUNS, Listener
 from everesthood.adapters.postgres.pool import Connection, Database, again, sql
 from everesthood.apis.reasons import Reason
@@ -148,6 +149,7 @@ class PostgresRuns:
         if (told := await again(once)) is not None:
             self._announcer.changed([run])
             await self._database.notify(CANCELS, told)
+        await cancel_child_runs(self._database, self._announcer, [run])
         return await self.get(namespace, run)
 
     async def schedules(self, instance_uid: str) -> Sequence[StoredSchedule]:

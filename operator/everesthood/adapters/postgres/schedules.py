@@ -5,9 +5,9 @@ from datetime import datetime
 from typing import Final
 
 from everesthood.adapters.postgres import rows
+from everesthood.adapters.postgres.cancels import cancel_runs
 from everesthood.adapters.postgres.pool import Connection, Row, sql
 from everesthood.domain import schedules
-from everesthood.domain.runs import GRACE_SECONDS
 from everesthood.domain.schedules import Due, Firing, Planned, Schedule
 from everesthood.usecases.ports.record import Fired
 from everesthood.usecases.ports.registry import PublishedInstance
@@ -128,19 +128,11 @@ async def _cancel(connection: Connection, dues: Sequence[Due], firings: Sequence
         [due.schedule.name for due in cancelling],
     )
     verdicts = [
-        (row["id"], becomes)
+        (row["id"], becomes, f"schedule/{row['schedule']}")
         for row in earlier
         if (becomes := schedules.after_next_time(rows.STATES[row["state"]], row["schedule"]))
     ]
-    await connection.execute(
-        sql("cancel_earlier"),
-        [run for run, _ in verdicts],
-        [rows.CODES[becomes.state] for _, becomes in verdicts],
-        [becomes.reason for _, becomes in verdicts],
-        [becomes.message for _, becomes in verdicts],
-        float(GRACE_SECONDS),
-    )
-    return [run for run, _ in verdicts]
+    return await cancel_runs(connection, verdicts)
 
 
 async def _start(connection: Connection, firings: Sequence[Firing]) -> list[str]:

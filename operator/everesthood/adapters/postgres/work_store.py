@@ -11,6 +11,7 @@ import structlog
 from everesthood.adapters.postgres import rows
 from everesthood.adapters.postgres.announce import Announcer
 from everesthood.adapters.postgres.batches import Batches
+from everesthood.adapters.postgres.cancels import cancel_child_runs_if_possible
 from everesthood.adapters.postgres.limits import Claims, LimitedClaims, Queue
 from everesthood.adapters.postgres.pool import Database, Row
 from everesthood.apis.wire import (
@@ -19,6 +20,7 @@ from everesthood.apis.wire import (
     Finish,
     HeartbeatReply,
     HeartbeatRequest,
+    KeptStep,
     OutputsReply,
     OutputsRequest,
     StepOutput,
@@ -28,7 +30,7 @@ from everesthood.apis.wire import (
 )
 from everesthood.domain.errors import EveresthoodError, Invalid
 from everesthood.domain.limits import Denial
-from everesthood.domain.runs import LONGEST_RETRY_AFTER_SECONDS, RunState, after_finish
+from everesthood.domain.runs import LONGEST_RETRY_AFTER_SECONDS, RunState, after_finish, lets_go
 from everesthood.domain.steps import PAGE_OUTPUT_BYTES
 from everesthood.usecases.ports.record import OUTLOOK_SECONDS, WorkerSeat
 
@@ -42,7 +44,7 @@ _LIMITED: Final = -2
 _AFTER_TROUBLE_SECONDS: Final = 1.0
 """When a queue looks again whose limits could not be asked."""
 _CHANCE: Final = random.Random()  # noqa: S311 - spreads retries, guards nothing
-_STEPS: Final = msgspec.json.Decoder(tuple[StepRecord, ...])
+_STEPS: Final = msgspec.json.Decoder(tuple[KeptStep, ...])
 
 
 class Outlook(TypedDict, total=False):
@@ -88,6 +90,8 @@ class PostgresWork:
             found = await self._database.fetch("work", *wants, self._lease_seconds, *done)
         else:
             found = await self._database.fetch("claim", *wants, self._lease_seconds)
+        if given_up := list(_given_up(batch)):
+            await cancel_child_runs_if_possible(self._database, self._announcer, given_up)
         held = {(row["instance_uid"], row["id"], row["fence"]) for row in found if row["k"] == _HELD}
         logged = {(row["instance_uid"], row["id"]) for row in found if row["k"] == _LOGGED}
         claimed: dict[Queue, list[Row]] = defaultdict(list)
@@ -261,6 +265,15 @@ def _end(seat: WorkerSeat, end: Finish) -> tuple[object, ...]:
         None if wait is None else min(wait, LONGEST_RETRY_AFTER_SECONDS),
         _CHANCE.random(),
     )
+
+
+def _given_up(batch: Sequence[Call]) -> Iterator[str]:
+    """Return runs that may be over without a look at what the runs that they wait for come to."""
+    for _, request in batch:
+        for end in request.finished:
+            becomes = after_finish(end.outcome, end.reason, end.message, cancel_requested=True)
+            if lets_go(becomes.state, cancel_requested=False):
+                yield end.run
 
 
 def _asks(batch: Sequence[Call]) -> Iterator[tuple[object, ...]]:

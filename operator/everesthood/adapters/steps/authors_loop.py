@@ -6,10 +6,10 @@ A loop that does not answer is left behind: what is called later gets a new one.
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -34,19 +34,19 @@ class _End(Generic[T]):
     """What a coroutine came to: out of a task, a SystemExit would end the loop."""
 
     value: T | None = None
-    left: SystemExit | None = None
+    error: BaseException | None = None
 
     def result(self) -> T:
-        if self.left is not None:
-            raise self.left
+        if self.error is not None:
+            raise self.error
         return cast("T", self.value)
 
 
-async def _end_of(coroutine: Coroutine[Any, Any, T]) -> _End[T]:
+async def _end_of(coroutine: Awaitable[T]) -> _End[T]:
     try:
         return _End(await coroutine)
-    except SystemExit as error:
-        return _End(left=error)
+    except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+        return _End(error=error)
 
 
 class AuthorsLoop:
@@ -59,31 +59,34 @@ class AuthorsLoop:
 
     async def run(self, call: Callable[..., Awaitable[T]], *args: object) -> T:
         """Return what the call returns, made and awaited there; a cancellation is passed on."""
-        home, ended = asyncio.get_running_loop(), asyncio.Event()
+        home, loop, inside = asyncio.get_running_loop(), self._answering(), contextvars.copy_context()
+        end: asyncio.Future[_End[T]] = home.create_future()
+        tasks: list[asyncio.Task[_End[T]]] = []
 
-        async def there() -> T:
-            try:
-                return await call(*args)
-            finally:
-                with contextlib.suppress(RuntimeError):  # the worker is gone
-                    home.call_soon_threadsafe(ended.set)
+        async def made() -> T:
+            return await call(*args)
 
+        def begin() -> None:
+            tasks.append(loop.create_task(_end_of(made()), context=inside))
+            tasks[0].add_done_callback(tell)
+
+        def tell(task: asyncio.Task[_End[T]]) -> None:
+            came_to = _End[T](error=asyncio.CancelledError()) if task.cancelled() else task.result()
+            with contextlib.suppress(RuntimeError):  # the worker is gone
+                home.call_soon_threadsafe(end.set_result, came_to)
+
+        loop.call_soon_threadsafe(begin)
         try:
-            return (await asyncio.wrap_future(self._start(there()))).result()
+            return (await asyncio.shield(end)).result()
         except asyncio.CancelledError as cancelled:
             by_person = Stop.CANCEL.value in cancelled.args  # then the record says when the grace is over
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LONGEST_GRACE_SECONDS if by_person else TIDY_SECONDS):
-                    await ended.wait()
+            loop.call_soon_threadsafe(lambda: tasks[0].cancel())  # noqa: PLW0108 - there is none yet
+            await asyncio.wait([end], timeout=LONGEST_GRACE_SECONDS if by_person else TIDY_SECONDS)
             raise
 
     def block_on(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Return what the coroutine returns; for threads that are no loop's."""
-        return self._start(coroutine).result().result()
-
-    def _start(self, coroutine: Coroutine[Any, Any, T]) -> Future["_End[T]"]:
-        """Start it there, in the caller's context."""
-        return asyncio.run_coroutine_threadsafe(_end_of(coroutine), self._answering())
+        return asyncio.run_coroutine_threadsafe(_end_of(coroutine), self._answering()).result().result()
 
     def _answering(self) -> asyncio.AbstractEventLoop:
         if self._loop is not None and time.monotonic() - self._turned_at < STALLED_SECONDS:

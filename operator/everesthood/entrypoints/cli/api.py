@@ -94,6 +94,16 @@ class Api:
         with _reaching():
             return _understood(self._opened().get(path))
 
+    def manifest(self, name: str) -> dict[str, Any] | None:
+        """Return the AgentInstance as Kubernetes has it, None where it has none.
+
+        An address that was given may be another cluster's than the kubeconfig's, or no cluster's at all.
+        """
+        if self._connection.server:
+            how = f"`kubectl describe agi {name} -n {self.namespace}` shows them, given its kubeconfig"
+            raise Stopped(f"not asked for, since the API's address was given; {how}", Code.UNREACHABLE)
+        return self._connection.kubectl.instance(name, self.namespace)
+
     def follow(
         self, run: str, *, instance: str = "", sleep: Callable[[float], None] = time.sleep
     ) -> Iterator[Event]:
@@ -205,4 +215,4 @@ def _refusal(status: int, body: Mapping[str, Any]) -> Stopped:
     lines += [f"  {one['pointer'] or '/'}: {one['detail']}" for one in body.get("problems") or ()]
     code = Code.UNREACHABLE if status >= 500 else Code.REFUSED  # noqa: PLR2004
     hint = f"{reason}, request {body.get('requestId', '-')}; `everesthood explain {reason}` says more."
-    return Stopped("\n".join(lines), code, hint if reason else "")
+    return Stopped("\n".join(lines), code, hint if reason else "", reason=reason)

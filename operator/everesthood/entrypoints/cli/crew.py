@@ -4,20 +4,18 @@ import asyncio
 import contextlib
 import json
 import signal
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from everesthood.bootstrap.dev import stop_process
-from everesthood.entrypoints.cli.main import PROCESSES
+from everesthood.entrypoints.cli.forks import Fork, Forks
 
 Say = Callable[[str, str], None]
 """Takes who speaks and what."""
 
 _PAUSE_SECONDS: Final = 1.0
 _STOP_SECONDS: Final = 10.0
-_LINE_BYTES: Final = 1 << 20
 _OWN: Final = frozenset({"event", "level", "logger", "timestamp", "process", "exception"})
 _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
@@ -30,15 +28,19 @@ class Member:
     process: str
     environment: Mapping[str, str]
     metrics_port: int
+    forks: Forks
+    needed: Callable[[], Awaitable[object]]
+    """Waits for what the process needs: it begins after that, and imports in the meantime."""
     quietest: str
     """Lines of a lower level are not shown."""
     say: Say
     _task: asyncio.Task[None] | None = field(default=None, init=False)
-    _running: asyncio.subprocess.Process | None = field(default=None, init=False)
+    _running: Fork | None = field(default=None, init=False)
     _dismissed: bool = field(default=False, init=False)
     _held_back: list[str] = field(default_factory=list, init=False)
     """What it said before it was ready: that it waits for the others, most likely."""
-    _was_ready: bool = field(default=False, init=False)
+    can_serve: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    """Set once it was ready."""
 
     def start(self) -> None:
         """Start, and start again whenever it ends."""
@@ -67,7 +69,8 @@ class Member:
             return False
         finally:
             writer.close()
-        self._was_ready = self._was_ready or ready
+        if ready:
+            self.can_serve.set()
         return ready
 
     def speak(self) -> None:
@@ -78,24 +81,19 @@ class Member:
 
     async def _keep(self) -> None:
         while not self._dismissed:
-            # A session of its own: Ctrl-C is for us, and we end the members in their order.
-            self._running = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", PROCESSES[self.process],
-                env=dict(self.environment), start_new_session=True, limit=_LINE_BYTES,
-                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-            )  # fmt: skip
-            await self._listen(self._running)
+            self._running = await self.forks.fork(self.process)
+            await self.needed()
+            await self._listen(await self._running.begin(self.environment))
             code = await self._running.wait()
             if not self._dismissed:
                 self.speak()
                 self.say(self.name, f"ended with code {code}; starting it again")
                 await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _listen(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None  # noqa: S101 - a pipe was asked for
-        async for line in process.stdout:
+    async def _listen(self, said: asyncio.StreamReader) -> None:
+        async for line in said:
             shown = readable(line.decode(errors="replace").rstrip(), quietest=self.quietest)
-            if shown and (self._was_ready or not is_below(line, "error")):
+            if shown and (self.can_serve.is_set() or not is_below(line, "error")):
                 self.say(self.name, shown)
             elif shown:
                 self._held_back = [*self._held_back[-20:], shown]

@@ -19,9 +19,10 @@ class Code(IntEnum):
 class Stopped(Exception):  # noqa: N818 - it is an end, not always an error
     """The command cannot go on."""
 
-    def __init__(self, message: str, code: Code, hint: str = "") -> None:
-        """Keep what happened, how to exit, and what to do next."""
+    def __init__(self, message: str, code: Code, hint: str = "", *, reason: str = "") -> None:
+        """Keep what happened, how to exit, what to do next, and the reason that the API gave."""
         super().__init__(message)
         self.message = message
         self.code = code
         self.hint = hint
+        self.reason = reason

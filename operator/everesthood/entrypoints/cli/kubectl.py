@@ -63,6 +63,16 @@ class Kubectl:
             return answer.stdout.strip()
         raise _no_token(answer.stderr, namespace)
 
+    def instance(self, name: str, namespace: str) -> dict[str, Any] | None:
+        """Return an AgentInstance, None where there is none of that name."""
+        kind = f"agentinstances.{names.GROUP}"
+        answer = self._run("get", kind, name, "-n", namespace, "--ignore-not-found", "-o", "json")
+        if answer.returncode:
+            last = (answer.stderr.strip().splitlines() or ["it says nothing"])[-1]
+            raise Stopped(f"kubectl cannot get AgentInstance {name}: {last}", Code.UNREACHABLE)
+        found: dict[str, Any] | None = json.loads(answer.stdout) if answer.stdout.strip() else None
+        return found
+
     @contextmanager
     def forward(self, namespace: str, service: str) -> Iterator[str]:
         """Keep a port of this machine that leads to the service; yield its address."""

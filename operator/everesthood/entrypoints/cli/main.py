@@ -25,6 +25,8 @@ def main() -> None:
     if sys.argv[1:2] and sys.argv[1] in PROCESSES and len(sys.argv) == 2:  # noqa: PLR2004
         start(sys.argv[1])
     else:
+        if sys.argv[1:2] == ["dev"]:
+            import_module("everesthood.entrypoints.cli.forks").open_forks()  # it imports while we do
         import_module("everesthood.entrypoints.cli.app").run_app(sys.argv)
 
 

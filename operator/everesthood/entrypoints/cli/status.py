@@ -1,21 +1,31 @@
-"""`status`: can the API be reached, does it know you, can it do its work."""
+"""`status`: can the API be reached, does it know you, can it do its work; and how is one instance."""
 
 import json
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from everesthood import __version__
-from everesthood.entrypoints.cli import show
+from everesthood.entrypoints.cli import instances, show
 from everesthood.entrypoints.cli.api import Api
 from everesthood.entrypoints.cli.exits import Stopped
 from everesthood.entrypoints.cli.options import Format, Namespace, Output, open_api
 
 
-def status(context: typer.Context, *, namespace: Namespace = "", output: Output = Format.TEXT) -> None:
-    """Say whether the API is reachable and ready, and whether you may use it."""
+def status(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of an AgentInstance, to see how it is.")] = "",
+    *,
+    namespace: Namespace = "",
+    output: Output = Format.TEXT,
+) -> None:
+    """Say whether the API is ready and whether you may use it; with a name, how that instance is."""
     with open_api(context, namespace) as api:
+        if name:
+            seen = instances.look(api, name)
+            typer.echo(json.dumps(seen, indent=2) if output is Format.JSON else instances.text(seen))
+            raise typer.Exit(seen["exitCode"])
         found = _look(api)
     if output is Format.JSON:
         typer.echo(json.dumps(found, indent=2))

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from everesthood import __version__
 from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import EveresthoodError, Invalid, NotFound, Refused
 from everesthood.domain.run_ids import RANDOM_BYTES, uuid7
@@ -21,6 +22,7 @@ BODY_BYTES: Final = 8 * 1024 * 1024
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REVISION: Final = b"x-everesthood-revision"
 _CLIENT_LEFT: Final = 499
+_UNKNOWN_FIELD: Final = re.compile(r"contains unknown field `([^`]{1,64})`")
 _encode: Final = msgspec.json.Encoder().encode
 
 Scope = MutableMapping[str, Any]
@@ -142,4 +144,8 @@ def _decoded(route: Route, body: bytes) -> msgspec.Struct | None:
     try:
         return route.decoder.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        if found := _UNKNOWN_FIELD.search(str(error)):
+            what = f"This gateway, version {__version__}, does not know the field {found[1]!r}"
+            said = f"{what}: the worker is newer. It is taken once the gateway is upgraded."
+            raise Invalid(said, Reason.GATEWAY_IS_OLDER) from None
         raise Invalid(f"The request cannot be read: {error}.") from None

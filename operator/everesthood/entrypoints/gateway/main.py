@@ -10,7 +10,7 @@ import structlog
 import uvicorn
 import uvloop
 
-from everesthood.adapters.telemetry import configure_logging, serve_health
+from everesthood.adapters.telemetry import collect_seldom, configure_logging, serve_health
 from everesthood.bootstrap.gateway import GatewayParts, gateway_parts
 from everesthood.domain.errors import EveresthoodError, Unavailable
 from everesthood.entrypoints.gateway.app import Gateway
@@ -99,8 +99,8 @@ async def run(settings: Settings) -> None:
         ]
         try:
             app = build_app(parts, settings.internal_host_set)
-            release = parts.cancellations.release
-            await serve(app, port=settings.http_port, host=settings.http_host, release=release)
+            collect_seldom()
+            await serve(app, port=settings.http_port, host=settings.http_host, release=parts.release)
         finally:
             for duty in duties:
                 duty.cancel()

@@ -34,7 +34,7 @@ class Call:
 class Route:
     """One path: how to read the body, None where there is none, and who answers."""
 
-    serve: Callable[[Call], Awaitable[wire.Message]]
+    serve: Callable[[Call], Awaitable[wire.Answer]]
     decoder: msgspec.json.Decoder[msgspec.Struct] | None = None
 
 

@@ -10,7 +10,16 @@ from starlette.routing import BaseRoute
 from everesthood import __version__
 from everesthood.apis import names
 from everesthood.domain.access import PUBLIC, REQUIRED
-from everesthood.entrypoints.web import control, control_schemas, docs, problems, schemas
+from everesthood.entrypoints.web import (
+    control,
+    control_schemas,
+    docs,
+    logs,
+    problems,
+    runs,
+    schedules,
+    schemas,
+)
 from everesthood.entrypoints.web.express import Express
 from everesthood.entrypoints.web.guard import OPERATION_OF
 from everesthood.entrypoints.web.middleware import Around
@@ -41,7 +50,8 @@ def build_api(parts: Parts | None = None) -> FastAPI:
     )
     app.state.parts = parts
     # Not include_router, which hides the routes: what stands here is what `unguarded` looks at.
-    app.router.routes += [*control.router.routes, *docs.router.routes]
+    parts_of_it = (runs, schedules, logs, control, docs)
+    app.router.routes += [route for one in parts_of_it for route in one.router.routes]
     if found := unguarded(app.router.routes):
         raise RuntimeError(f"routes without a declared access: {found}")
     problems.register(app)

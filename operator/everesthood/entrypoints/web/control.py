@@ -1,15 +1,17 @@
 """The operations of those who control: answer questions, resolve doubts, hold queues, stop everything."""
 
+from functools import partial
 from typing import Annotated, Final
 
-from fastapi import Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import Response
 
+from everesthood.apis import names
 from everesthood.domain.approvals import Decision
 from everesthood.domain.doubts import Resolution
 from everesthood.entrypoints.web import bodies, control_schemas, schemas
 from everesthood.entrypoints.web.guard import Call, guard, guard_of_instance, guard_of_namespace
-from everesthood.entrypoints.web.routes import RunPath, answered, operation, problems, router
+from everesthood.entrypoints.web.operations import RunPath, answered, declare, problems
 from everesthood.usecases.control_queue import pause_queue, resume_queue, show_queue
 from everesthood.usecases.decide_approval import decide_approval
 from everesthood.usecases.get_run import find_run
@@ -17,7 +19,8 @@ from everesthood.usecases.ports.control import Actor
 from everesthood.usecases.resolve_run import resolve_run
 from everesthood.usecases.stop_organization import start_organization, stop_organization
 
-__all__ = ["router"]  # the one of `routes`, with these operations in it
+router = APIRouter(prefix=names.API_PREFIX, tags=["runs"])
+operation = partial(declare, router)
 
 
 def _body(shape: str) -> dict[str, object]:

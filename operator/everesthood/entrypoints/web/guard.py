@@ -39,7 +39,9 @@ class Call:
     async def require(self, operation: str) -> None:
         """Ask for what another operation needs as well, where a call does both."""
         need = REQUIRED[operation]
-        await self.parts.authorizer.require(self.identity, need, self.namespace, self.instance)
+        await self.parts.authorizer.require(
+            self.identity, need, self.namespace, self.instance, request_id=self.request_id
+        )
 
 
 Door = Callable[..., Awaitable[Call]]
@@ -90,7 +92,9 @@ async def enter_as(request: Request, need: Requirement, namespace: str, instance
         identity = await parts.authorizer.authenticate(token)
         if not (_NAME.fullmatch(namespace) and _NAME.fullmatch(instance or "all")):
             raise Forbidden("That is not a name of a namespace or an AgentInstance.")
-        await parts.authorizer.require(identity, need, namespace, instance)
+        await parts.authorizer.require(
+            identity, need, namespace, instance, request_id=request.state.request_id
+        )
         return identity
 
     identity = await check()

@@ -10,11 +10,12 @@ import structlog
 import uvicorn
 import uvloop
 
-from everesthood.adapters.telemetry import configure_logging, serve_health
+from everesthood.adapters.telemetry import collect_seldom, configure_logging, serve_health
 from everesthood.bootstrap.web import web_parts
 from everesthood.domain.errors import EveresthoodError
 from everesthood.entrypoints.web.app import build_app
 from everesthood.entrypoints.web.parts import Parts
+from everesthood.entrypoints.web.protocol import Protocol
 from everesthood.settings import Settings
 from everesthood.usecases.wait_for_record import wait_for_record
 
@@ -49,7 +50,7 @@ def make_server(parts: Parts, *, port: int, host: str = "") -> Server:
         build_app(parts),
         host=host or "0.0.0.0",  # noqa: S104 - a pod serves its Service
         port=port,
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -85,7 +86,9 @@ async def run(settings: Settings) -> None:
             bell=wired.bell,
             request_run=wired.request_run,
         )
-        await serve(make_server(parts, port=settings.http_port, host=settings.http_host))
+        server = make_server(parts, port=settings.http_port, host=settings.http_host)
+        collect_seldom()
+        await serve(server)
 
 
 def main() -> None:

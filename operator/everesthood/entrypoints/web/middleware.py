@@ -3,19 +3,18 @@
 import os
 import re
 import time
-from collections.abc import MutableMapping
-from datetime import UTC, datetime
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 import structlog
 from prometheus_client import Counter, Histogram
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from everesthood.apis.reasons import Reason
-from everesthood.domain.run_ids import RANDOM_BYTES, uuid7
+from everesthood.domain.run_ids import RANDOM_BYTES, uuid7_text
 from everesthood.entrypoints.web.problems import MEDIA_TYPE, problem
+from everesthood.entrypoints.web.protocol import WHOLE, Pair, lines
 
 BODY_BYTES: Final = 1_048_576
 REQUESTS: Final = Counter(
@@ -27,20 +26,26 @@ SECONDS: Final = Histogram(
     ["route", "method"],
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-_HEADERS: Final = {
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Strict-Transport-Security": "max-age=31536000",
-    "X-Frame-Options": "DENY",
-}
-_DEFAULT_POLICY: Final = "default-src 'none'; frame-ancestors 'none'"
+_HEADERS: Final[tuple[Pair, ...]] = (
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"strict-transport-security", b"max-age=31536000"),
+    (b"x-frame-options", b"DENY"),
+)
+_OURS: Final = frozenset({b"x-request-id", *(name for name, _ in _HEADERS)})
+_POLICY: Final = b"content-security-policy"
+_DEFAULT_POLICY: Final = (_POLICY, b"default-src 'none'; frame-ancestors 'none'")
+_USUAL_LINES: Final = lines((*_HEADERS, _DEFAULT_POLICY))
 _TOO_LARGE: Final = f"The request body is over {BODY_BYTES} bytes."
 _CLIENT_LEFT: Final = 499
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = structlog.get_logger("everesthood.web")
+_seconds: Final[dict[tuple[str, str], Histogram]] = {}
+_requests: Final[dict[tuple[str, str, int], Counter]] = {}
+"""The series by their labels: the library's own way to them takes a lock and a while."""
 
 
 class Around:
@@ -55,22 +60,23 @@ class Around:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        request_id = _request_id(headers.get("x-request-id", ""))
+        given, length = _id_and_length(scope["headers"])
+        request_id = _request_id(given)
         scope.setdefault("state", {})["request_id"] = request_id
         exchange = _Exchange(scope, send, request_id)
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                if _declared_length(headers) > BODY_BYTES:
-                    await exchange.refuse(413, Reason.TOO_LARGE, _TOO_LARGE)
-                else:
-                    await self._app(scope, receive, exchange.send)
-            except Exception:
-                _log.exception("defect")
-                if not exchange.is_complete:
-                    raise  # the server cuts the connection, so that nobody takes half for the whole
-            finally:
-                exchange.close()
+        bound = structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
+            if length > BODY_BYTES:
+                await exchange.refuse(413, Reason.TOO_LARGE, _TOO_LARGE)
+            else:
+                await self._app(scope, receive, exchange.send)
+        except Exception:
+            _log.exception("defect")
+            if not exchange.is_complete:
+                raise  # the server cuts the connection, so that nobody takes half for the whole
+        finally:
+            exchange.close()
+            structlog.contextvars.reset_contextvars(**bound)
 
 
 class _Exchange:
@@ -79,32 +85,54 @@ class _Exchange:
     def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
         self._scope = scope
         self._send = send
-        self._request_id = request_id
+        self._request_id = request_id.encode()
         self._started = time.perf_counter()
         self._status = _CLIENT_LEFT
         self.is_complete = False
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._status = message["status"]
-            self._decorate(message)
-            SECONDS.labels(*self._labels()).observe(time.perf_counter() - self._started)
+        kind = message["type"]
+        if kind == WHOLE:
+            await self._answer(message)
+            return
+        if kind == "http.response.start":
+            self._begin(message["status"])
+            message["headers"] = self._decorated(message.get("headers", ()))
         await self._send(message)
-        if message["type"] == "http.response.body" and not message.get("more_body"):
+        if kind == "http.response.body" and not message.get("more_body"):
             self.is_complete = True
 
+    async def _answer(self, message: Message) -> None:
+        """Send head and body at once where the server can."""
+        offered = self._scope.get("extensions", {}).get(WHOLE)
+        status, headers, body = message["status"], message["headers"], message["body"]
+        own = b"x-request-id: %b\r\n%b" % (self._request_id, _USUAL_LINES)
+        if offered is not None and offered["send"](status, headers, own, body):
+            self._begin(status)
+            self.is_complete = True
+            return
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+    def _begin(self, status: int) -> None:
+        self._status = status
+        labels = self._labels()
+        found = _seconds.get(labels)
+        if found is None:
+            found = _seconds[labels] = SECONDS.labels(*labels)
+        found.observe(time.perf_counter() - self._started)
+
     async def refuse(self, status: int, reason: Reason, detail: str) -> None:
-        body = msgspec.json.encode(problem(self._request_id, status, reason, detail))
+        body = msgspec.json.encode(problem(self._request_id.decode(), status, reason, detail))
         headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
-    def _decorate(self, message: MutableMapping[str, Any]) -> None:
-        headers = MutableHeaders(scope=message)
-        headers["X-Request-Id"] = self._request_id
-        for name, value in _HEADERS.items():
-            headers[name] = value
-        headers.setdefault("Content-Security-Policy", _DEFAULT_POLICY)
+    def _decorated(self, given: Iterable[Pair]) -> list[Pair]:
+        headers = [pair for pair in given if pair[0] not in _OURS]
+        if all(name != _POLICY for name, _ in headers):
+            headers.append(_DEFAULT_POLICY)
+        return [*headers, (b"x-request-id", self._request_id), *_HEADERS]
 
     def _labels(self) -> tuple[str, str]:
         # The route's pattern, never its path: a path has ids, and anybody can invent one.
@@ -114,17 +142,28 @@ class _Exchange:
 
     def close(self) -> None:
         route, method = self._labels()
-        REQUESTS.labels(route, method, str(self._status)).inc()
+        key = (route, method, self._status)
+        found = _requests.get(key)
+        if found is None:
+            found = _requests[key] = REQUESTS.labels(route, method, str(self._status))
+        found.inc()
         seconds = time.perf_counter() - self._started
         _log.info("request", route=route, method=method, status=self._status, seconds=round(seconds, 4))
 
 
-def _request_id(given: str) -> str:
-    if _REQUEST_ID.fullmatch(given):
-        return given
-    return str(uuid7(now=datetime.now(UTC), randomness=os.urandom(RANDOM_BYTES)))
+def _request_id(given: bytes) -> str:
+    text = given.decode("latin-1")
+    if _REQUEST_ID.fullmatch(text):
+        return text
+    return uuid7_text(time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES))
 
 
-def _declared_length(headers: Headers) -> int:
-    length = headers.get("content-length", "0")
-    return int(length) if length.isdigit() else 0
+def _id_and_length(headers: Iterable[Pair]) -> tuple[bytes, int]:
+    """Return the request's id, empty where it has none, and how long it says that its body is."""
+    given, length = b"", b"0"
+    for name, value in headers:
+        if name == b"x-request-id":
+            given = given or value
+        elif name == b"content-length":
+            length = value
+    return given, int(length) if length.isdigit() else 0

@@ -13,8 +13,7 @@ from pydantic.alias_generators import to_camel
 
 from everesthood.domain.errors import Refused
 from everesthood.domain.runs import Approval, DedupeMode, Run, RunState
-from everesthood.domain.schedules import Missed, Overlap
-from everesthood.usecases.ports.record import StoredLine, StoredSchedule, StoredStep
+from everesthood.usecases.ports.record import StoredLine, StoredStep
 from everesthood.usecases.replay_runs import Replayed
 from everesthood.usecases.request_run import Answer
 
@@ -234,34 +233,6 @@ class LogPage(Shape):
     next: Annotated[int | None, Field(description="`after` of the next page, when there may be one.")] = None
 
 
-class ScheduleView(Shape):
-    """A schedule of an AgentInstance and how far it is."""
-
-    name: Annotated[str, Field(description="Name in spec.schedules.")]
-    cron: Annotated[str | None, Field(description="Five cron fields; null for a one-shot.")] = None
-    time_zone: Annotated[str, Field(description="IANA time zone in which cron is read.")]
-    at: Annotated[datetime | None, Field(description="The one time of a one-shot.")] = None
-    overlap: Annotated[Overlap, Field(description="What happens beside an earlier run.")]
-    missed: Annotated[Missed, Field(description="Which missed times are made up for.")]
-    max_missed: Annotated[int, Field(description="Most times that `missed: All` makes up for.")]
-    jitter_seconds: Annotated[int, Field(description="Runs start up to so many seconds after the time.")]
-    suspended: Annotated[
-        bool,
-        Field(description="It does not fire: suspended, as its instance may be, or without a good revision."),
-    ]
-    next_fire_at: Annotated[
-        datetime | None,
-        Field(description="Next time, without jitter; in the past while it is suspended. Null: no other."),
-    ] = None
-    last_fire_at: Annotated[datetime | None, Field(description="Last time that got a run.")] = None
-
-
-class ScheduleList(Shape):
-    """The schedules of an AgentInstance."""
-
-    items: Annotated[list[ScheduleView], Field(description="By name.")]
-
-
 class FieldProblem(Shape):
     """One broken rule."""
 
@@ -377,24 +348,6 @@ def step_view(step: StoredStep) -> RunJson:
         "attempt": step.attempt,
         "startedAt": step.started_at,
         "finishedAt": step.finished_at,
-    }
-
-
-def schedule_view(found: StoredSchedule) -> RunJson:
-    """Return a schedule as ScheduleView."""
-    schedule = found.schedule
-    return {
-        "name": schedule.name,
-        "cron": schedule.cron,
-        "timeZone": schedule.time_zone,
-        "at": schedule.at,
-        "overlap": schedule.overlap,
-        "missed": schedule.missed,
-        "maxMissed": schedule.max_missed,
-        "jitterSeconds": schedule.jitter_seconds,
-        "suspended": found.suspended,
-        "nextFireAt": found.next_fire_at,
-        "lastFireAt": found.last_fire_at,
     }
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Protocol
 
 import structlog
+import uvloop
 
 from everesthood.adapters.telemetry import configure_logging, serve_health
 from everesthood.apis.wire import Program, QueueLease
@@ -152,7 +153,7 @@ def main() -> None:
     settings = Settings.read()
     configure_logging("worker", settings.log_level)
     try:
-        asyncio.run(run(settings))
+        uvloop.run(run(settings))
     except EveresthoodError as error:
         sys.exit(error.message)
 

@@ -189,7 +189,7 @@ class RunStore(Protocol):
     ) -> Run | None:
         """Cancel a waiting run now, mark a running one so that its worker stops; None if not there.
 
-        A running one that has not ended after the grace is ended by `ClockStore.rescue`.
+        `ClockStore.rescue` ends one that runs on after its grace. Child runs go with it, in all stores.
         """
         ...
 

@@ -15,5 +15,5 @@ with silent as (
     select * from run where state = 0 and started_at is null and expires_at <= now()
     order by expires_at limit $1 for update skip locked
 )
-select id::text, state, attempt, failures, max_attempts, max_run_seconds, cancel_requested, started_at, now() as now
+select id::text, instance_uid, state, attempt, failures, max_attempts, max_run_seconds, cancel_requested, started_at, now() as now
 from (select * from silent union all select * from broken union all select * from late union all select * from unwanted) overdue
