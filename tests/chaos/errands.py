@@ -13,14 +13,25 @@ _QUEUE = ("struck-uid", REVISION)
 _POD = f"struck-{REVISION}"
 _PATIENCE_SECONDS = 30.0
 _LONG_SECONDS = 20.0
+_CANCELLED = (
+    "cancel_requested = true, reason = 'Cancelled', message = 'a person', "
+    "cancel_by = now() + interval '30 seconds'"
+)
+_CANCELLED_BESIDE = f"""
+create or replace function chaos_beside() returns trigger language plpgsql as $$ begin
+  update run set {_CANCELLED} where 'run/' || id = new.requested_by and state = 1;
+  return null;
+end $$;
+drop trigger if exists chaos_beside on run;
+create trigger chaos_beside after insert on run for each row when (new.requested_by like 'run/%') execute function chaos_beside();
+"""
+_CHILDREN = "from run where requested_by = 'run/{}'"
 _LIMITED = '{"platform": {"concurrency": 1000}}'
 
 
 async def call_another(stack: Stack, *, seconds: float = 0.02) -> None:
     """Have runs whose model has a run of another instance, which has a worker of its own."""
-    if "helper" not in stack.members:
-        helper = stack.members["helper"] = stack.hire("worker", "helper")
-        helper.start()
+    await _hire_helper(stack)
     runs = await asyncio.gather(*(stack.post(calls=True, seconds=seconds) for _ in range(2)))
     for run in runs:
         succeeded = f"select state, reason, message from run where id = '{run}' and state <> 3"
@@ -40,6 +51,70 @@ async def call_another_unprepared(stack: Stack) -> None:
     for _ in range(25):  # others ring too, and teach it again
         await stack.forget_scripts(partial(asyncio.sleep, 0.1))
     await calling
+
+
+async def cancel_a_caller(stack: Stack) -> None:
+    """Cancel a run while the run that it waits for is under way: both end, and no child outlives its caller."""
+    run = await _calling(stack)
+    await stack.cancel(run)
+    stack.owed.append(_once("run.cancel", f"run/{run}"))
+
+
+async def cancel_a_caller_halfway(stack: Stack) -> None:
+    """Leave a cancellation as somebody leaves it who dies before the child: that is the gateway's when the caller ends."""
+    run = await _calling(stack)
+    await stack.ask(
+        f"update run set {_CANCELLED} where id = '{run}' and state = 1; "
+        "select pg_notify('everesthood_cancels', 'struck-uid');"
+    )
+
+
+async def cancel_a_caller_who_calls(stack: Stack) -> None:
+    """Have a caller cancelled while its child is accepted, unseen by whoever cancels: the gateway looks once more."""
+    await _hire_helper(stack)
+    stack.ledger.wish_seconds = _LONG_SECONDS
+    await stack.ask(_CANCELLED_BESIDE)
+    try:
+        run = await stack.post(calls=True)
+        _owe_children(stack, run)
+        await _until(stack, f"run {run} has no child", f"select {_CHILDREN.format(run)}")
+        await _until(
+            stack, f"run {run} is not cancelled", f"select from run where id = '{run}' and state = 5"
+        )
+    finally:
+        await stack.ask("drop trigger if exists chaos_beside on run;")
+
+
+async def _calling(stack: Stack) -> str:
+    """Return a run whose child has begun, and takes its time."""
+    await _hire_helper(stack)
+    stack.ledger.wish_seconds = _LONG_SECONDS
+    run = await stack.post(calls=True)
+    _owe_children(stack, run)
+    await _until(stack, f"run {run} has no child under way", f"select {_CHILDREN.format(run)} and state = 1")
+    return run
+
+
+def _owe_children(stack: Stack, run: str) -> None:
+    noted = "select count(*) from audit where action = 'run.cancel' and target = 'run/' || id"
+    stack.owed += [
+        ("a caller is not cancelled", f"select state, reason from run where id = '{run}' and state <> 5"),
+        ("a child is not cancelled", f"select id, state, reason {_CHILDREN.format(run)} and state <> 5"),
+        (
+            "a caller has not one child",
+            f"select count(*) {_CHILDREN.format(run)} having count(*) <> 1",
+        ),
+        (
+            "a child's cancellation is not noted once",
+            f"select id {_CHILDREN.format(run)} and ({noted}) <> 1",
+        ),
+    ]
+
+
+async def _hire_helper(stack: Stack) -> None:
+    if "helper" not in stack.members:
+        helper = stack.members["helper"] = stack.hire("worker", "helper")
+        helper.start()
 
 
 async def let_a_worker_leave(stack: Stack) -> None:
@@ -240,6 +315,9 @@ ERRANDS: dict[tuple[str, str], Errand] = {
     ("gateway", "redis:EVALSHA"): call_another,
     ("gateway", "redis:SCRIPT LOAD"): call_another_unprepared,
     ("gateway", "sql:accept"): call_another,
+    ("gateway", "sql:cancel"): cancel_a_caller_who_calls,
+    ("gateway", "sql:cancel_runs"): cancel_a_caller_halfway,
+    ("web", "sql:cancel_runs"): cancel_a_caller,
     ("worker", "gateway:child"): call_another,
     ("gateway", "sql:offer_to_leave"): let_a_worker_leave,
     ("worker", "gateway:work.holds"): let_a_worker_leave,

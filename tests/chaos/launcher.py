@@ -137,8 +137,9 @@ def hook_work() -> None:
 
 
 def carried(request: Any) -> list[str]:
-    """Return the fields of a worker's call that are not empty."""
-    return [name for name in request.__struct_fields__ if getattr(request, name)]
+    """Return the fields of a worker's call that say anything: one that holds nothing says so."""
+    said = zip(request.__struct_fields__, request.__struct_defaults__, strict=True)
+    return [name for name, silent in said if getattr(request, name) != silent]
 
 
 # --- Redis -------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ _REFUSAL = (
     b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 2\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 )
 
-_WISH = {"seconds": 0.5, "once": False, "asks": False, "calls": False}
+WISH_SECONDS = 0.5
 
 
 @dataclass(slots=True)
@@ -27,6 +27,8 @@ class Ledger:
     """How many calls of a first step are refused, as by a provider whom there are too many of."""
     silences: int = 0
     """How many calls that must not be repeated are noted and left without an answer."""
+    wish_seconds: float = WISH_SECONDS
+    """How long the run takes that a model wants."""
     _server: asyncio.Server | None = None
 
     @property
@@ -54,7 +56,7 @@ class Ledger:
                 return
             body = b""
             if step == "model":
-                step, body = _said_by_model(await _body(reader, head))
+                step, body = _said_by_model(await _body(reader, head), self.wish_seconds)
             self.calls[run, step].append((int(attempt), time.time()))
             await asyncio.sleep(float(seconds))
             if step == "once" and self.silences > 0:
@@ -76,9 +78,10 @@ async def _body(reader: asyncio.StreamReader, head: str) -> Any:
     return json.loads(await reader.readexactly(int(length.partition(":")[2])))
 
 
-def _said_by_model(question: Any) -> tuple[str, bytes]:
+def _said_by_model(question: Any, seconds: float) -> tuple[str, bytes]:
     """Return which turn it is, and what a model says that calls the helper once and is content with its answer."""
-    asked = {"name": "help", "arguments": json.dumps(_WISH)}
+    wish = {"seconds": seconds, "once": False, "asks": False, "calls": False}
+    asked = {"name": "help", "arguments": json.dumps(wish)}
     answered = any(message["role"] == "tool" for message in question["messages"])
     said = {"content": "done"} if answered else {"tool_calls": [{"id": "1", "function": asked}]}
     return f"calls/turn{2 if answered else 1}", json.dumps({"choices": [{"message": said}]}).encode()

@@ -34,7 +34,6 @@ Moment = Literal["before", "after"]
 
 UNASKED: Final = {
     ("gateway", "sql:accept_deduped"): "whoever calls another agent gives no key to deduplicate by",
-    ("gateway", "sql:cancel"): "what the gateway cancels are tasks of its own, never a run",
     ("gateway", "sql:observe"): "looks at credentials; no run is touched",
     ("worker", "gateway:outputs"): "only reads, and only outputs too large for a claim",
     ("worker", "queue:reject"): "an early acknowledgement leaves nothing to reject",

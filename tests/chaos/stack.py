@@ -21,7 +21,7 @@ import asyncpg
 import httpx2
 from redis.exceptions import RedisError
 from tests.chaos.launcher import ARMED, STRUCK
-from tests.chaos.ledger import Ledger
+from tests.chaos.ledger import WISH_SECONDS, Ledger
 from tests.chaos.members import Member, Servers
 from tests.chaos.points import PROCESSES, Point
 from tests.support.postgres import running_postgres
@@ -173,6 +173,7 @@ class Stack:
             await persist(lambda: publish_shared(self.site.database, Shared()))
         self.ledger.calls.clear()
         self.ledger.refusals = self.ledger.silences = 0
+        self.ledger.wish_seconds = WISH_SECONDS
         self.owed.clear()
         self.resolved.clear()
         self.unanswered.clear()
@@ -417,7 +418,13 @@ class Stack:
                     return rows
                 finally:
                     connection.terminate()
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except (
+                OSError,
+                TimeoutError,
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+            ):
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(0.05)
