@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-from tests.chaos.errands import ERRANDS, grow_old
+from tests.chaos.errands import ERRANDS, begin_anew_with_limits, grow_old
 from tests.chaos.points import PROCESSES, Point, points
 from tests.chaos.stack import LEASE_SECONDS, SLOW_SECONDS, Found, Stack
 
@@ -89,6 +89,8 @@ async def kill_at(stack: Stack, point: Point) -> Verdict:
         if happened := await stack.struck(point.process, patience):
             break
     took = await _start_seconds(stack, point.victim)
+    if errand is begin_anew_with_limits:
+        took = await _start_seconds(stack, point.process)  # the errand is its start, whoever else dies
     await asyncio.gather(*going)
     await stack.post()
     return Verdict(happened, await stack.outcome(within=_PATIENCE_SECONDS), took)

@@ -26,7 +26,7 @@ class Leaving:
         self._leavers: frozenset[tuple[str, str, str]] = frozenset()
 
     async def refresh(self) -> None:
-        """Ask the record which queues have too many workers and who leaves already, and ring for one of each queue.
+        """Ask the record which queues have too many workers and who leaves; ring for one of each queue.
 
         An idle worker asks for nothing for up to half a minute, and is the one to leave. One bell wakes one
         worker; the next refresh rings for the next, as long as one is to be asked.
