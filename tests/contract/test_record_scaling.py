@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 
 import pytest
@@ -16,6 +16,7 @@ from everesthood.usecases.ports.control import Actor
 
 pytestmark = pytest.mark.contract
 QUIET = replace(INSTANCE, generation=2, quiet=("r1",))
+_NOBODY_SECONDS, _NO_MORE_SECONDS = 1.0, 0.3
 
 
 async def demand(record: Harness, most: int = 100, uid: str = "uid-a") -> dict[str, Demand]:
@@ -30,9 +31,10 @@ async def offers(record: Harness, pods: Sequence[str], *, holds: int = 0, claims
 
 
 async def woken(record: Harness, act) -> list[str]:
-    """Return who was told of while `act` was done, between two markers."""
-    for uid in ("uid-begin", "uid-end"):
-        await record.registry.publish_instance(replace(INSTANCE, uid=uid, name=uid, quiet=("r1",)))
+    """Return who was told of after `act`, until it is quiet."""
+    await record.registry.publish_instance(
+        replace(INSTANCE, uid="uid-begin", name="uid-begin", quiet=("r1",))
+    )
     told: list[str] = []
     async with aclosing(record.registry.demanded()) as changes, asyncio.timeout(20):
         first = asyncio.ensure_future(anext(changes))
@@ -40,13 +42,13 @@ async def woken(record: Harness, act) -> list[str]:
             await record.accept(instance="uid-begin", instance_uid="uid-begin")
             await asyncio.wait([first], timeout=0.1)
         await act()
-        await asyncio.sleep(0.1)  # longer than what is told together
-        await record.accept(instance="uid-end", instance_uid="uid-end")
-        async for uid in changes:
-            if uid == "uid-end":
-                break
-            told.append(uid)
-    return [uid for uid in told if uid not in ("uid-begin", "*")]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_NOBODY_SECONDS) as until:
+                async for uid in changes:
+                    if uid not in ("uid-begin", "*"):
+                        told.append(uid)
+                        until.reschedule(asyncio.get_running_loop().time() + _NO_MORE_SECONDS)
+    return told
 
 
 async def test_work_is_counted_by_revision_and_state(published: Harness):
