@@ -13,7 +13,7 @@ from everesthood.adapters.postgres import control, rows, schedules
 from everesthood.adapters.postgres.announce import Announcer, Waker
 from everesthood.adapters.postgres.cancels import cancel_child_runs_if_possible
 from everesthood.adapters.postgres.listen import CANCELS, QUEUES, REGISTRY, Listener
-from everesthood.adapters.postgres.pool import CONNECT_SECONDS, Database, Row, again, sql
+from everesthood.adapters.postgres.pool import AWAY, CONNECT_SECONDS, Database, Row, again, sql
 from everesthood.domain.errors import EveresthoodError
 from everesthood.domain.runs import (
     Next,
@@ -154,7 +154,7 @@ class PostgresClock:
                 key = zlib.crc32(duty.encode()) - 2**31
                 if await connection.fetchval("select pg_try_advisory_lock($1, $2)", _LOCK_SPACE, key):
                     return connection
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            except (asyncpg.PostgresError, *AWAY):
                 pass  # the next try finds out what is wrong
             connection.terminate()
         return None
@@ -195,5 +195,5 @@ async def _until_lost(connection: asyncpg.Connection) -> None:
             return
         try:
             await connection.execute("select 1", timeout=CONNECT_SECONDS)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        except (asyncpg.PostgresError, *AWAY):
             return

@@ -11,7 +11,7 @@ from typing import Final
 import asyncpg
 import structlog
 
-from everesthood.adapters.postgres.pool import Database
+from everesthood.adapters.postgres.pool import AWAY, Database
 from everesthood.domain.errors import EveresthoodError
 
 RUNS: Final = "everesthood_runs"
@@ -112,7 +112,7 @@ class Listener:
             for channel in self._subscriptions:
                 self._heard(connection, 0, channel, EVERYTHING)
             await _until_gone(connection, gone)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except (asyncpg.PostgresError, *AWAY) as error:
             log.warning("listener lost PostgreSQL", error=type(error).__name__)
         finally:
             connection.terminate()

@@ -21,7 +21,7 @@ CONNECT_SECONDS: Final = 3.0
 STATEMENT_SECONDS: Final = 15.0
 _TRIES: Final = 3
 _INCLUDE: Final = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
-_AWAY = "PostgreSQL cannot be reached."
+_UNREACHABLE: Final = "PostgreSQL cannot be reached."
 _BAD_DATA: Final = ("22", "23", "54")
 """Classes of SQLSTATE that the values of a statement cause: bad data, broken constraint, over a limit."""
 _LOST_RACE: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
@@ -32,6 +32,10 @@ def sql(name: str) -> str:
     """Return the statement of that file, with the files that it includes in their places."""
     text = files(__package__).joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
     return _INCLUDE.sub(lambda found: sql(found[1]), text)
+
+
+AWAY: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+"""What the driver raises when the server is gone, in the middle of whatever it was doing."""
 
 
 @contextmanager
@@ -45,8 +49,8 @@ def translated() -> Iterator[None]:
         if (error.sqlstate or "").startswith(_BAD_DATA):
             raise Invalid("PostgreSQL refuses a value of the request.") from error
         raise Unavailable(f"PostgreSQL cannot serve now ({type(error).__name__}).") from error
-    except (asyncpg.InterfaceError, OSError, TimeoutError, asyncpg.InternalClientError) as error:
-        raise Unavailable(_AWAY) from error
+    except AWAY as error:
+        raise Unavailable(_UNREACHABLE) from error
 
 
 class Database:
