@@ -274,7 +274,12 @@ async def _running(stack: Stack) -> str:
 
 async def _stopped(stack: Stack, run: str) -> None:
     """See a stop through, and lift it."""
-    await _until(stack, f"run {run} is not cancelled", f"select from run where id = '{run}' and state = 5")
+    # While PostgreSQL was away its lease may have ended: then it does not run, it waits, and a stop leaves it.
+    states = "(0, 5)" if stack.victims else "(5)"
+    over = f"select state from run where id = '{run}' and state in {states}"
+    await _until(stack, f"run {run} is not cancelled", over)
+    if stack.victims and await stack.ask(f"{over} and state = 0"):
+        await stack.cancel(run)
     await _say(stack, "/start", {})
     stack.owed += [
         _once("run.cancel", f"run/{run}"),
