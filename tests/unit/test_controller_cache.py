@@ -28,8 +28,6 @@ class Line:
     def add_after(self, key: Key, seconds: float) -> None:
         self.later.append((key, seconds))
 
-    add_unless_awaited = add_after
-
 
 def raw(kind: Kind = Kind.INSTANCE, name: str = "hello", version: int = 1, owner: str = "", **rest):
     meta = {"name": name, "namespace": "acme", "uid": f"uid-{kind}-{name}", "resourceVersion": str(version)}

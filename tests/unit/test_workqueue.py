@@ -60,17 +60,6 @@ async def test_the_earliest_time_counts():
     assert line.is_idle
 
 
-async def test_a_look_at_everything_brings_nothing_forward():
-    """A key that comes anyway does not come once more, or sooner, because all are looked at."""
-    line = queue()
-    line.add_after("a", 5)
-    line.add_unless_awaited("a", 2)
-    line.add_unless_awaited("b", 3)
-    came = [await taken(line), await taken(line)]
-
-    assert came == [("b", 3), ("a", 5)]
-
-
 async def test_adding_now_cancels_the_later_time():
     """A key that is added at once does not come again for its timer."""
     line = queue()

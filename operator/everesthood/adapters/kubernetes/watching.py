@@ -53,10 +53,10 @@ class Watching:
             self._tell_owner(change)
 
     def look_at_all(self, spread_seconds: float) -> None:
-        """Enqueue every object of ours that is not to be looked at anyway, spread over a while."""
+        """Enqueue every object of ours, spread over a while."""
         for kind in OURS:
             for key in self._cache.keys(kind):
-                self._queue.add_unless_awaited(key, self._rng() * spread_seconds)
+                self._queue.add_after(key, self._rng() * spread_seconds)
 
     def _tell_neighbours(self, change: Change) -> None:
         if change.key.kind is not Kind.INSTANCE:

@@ -98,11 +98,6 @@ class WorkQueue(Generic[K]):
             timer[1].cancel()
         self._timers[key] = (at, loop.call_at(at, self._ring, key, late))
 
-    def add_unless_awaited(self, key: K, seconds: float) -> None:
-        """Put the key in line after a while, unless it comes anyway: a storm of edits gains no pass."""
-        if key not in self._timers:
-            self.add_after(key, seconds)
-
     def add_soon(self, key: K, *, edited: bool = False) -> None:
         """Put the key in line once what happens to it has calmed down.
 
