@@ -23,7 +23,7 @@ _MISSED: Final = Counter("everesthood_sweep_missed", "Changes that no watch had 
 _PAGE: Final = 100
 """Small, for a page as it is decoded takes many times what is kept of it."""
 _SPREAD: Final = 0.1
-_SECOND_SECONDS: Final = 10.0
+_SECOND_SECONDS: Final = 30.0
 _FIRST_RETRY_SECONDS: Final = 1.0
 _LONGEST_RETRY_SECONDS: Final = 30.0
 _STALE_PERIODS: Final = 3
