@@ -48,11 +48,11 @@ from everesthood.apis.wire import (
 from everesthood.domain.run_ids import uuid7
 from everesthood.domain.runs import Run, RunId, RunRequest
 from everesthood.usecases.ports.control import Cancellations, ControlStore
+from everesthood.usecases.ports.keeping import KeepStore
 from everesthood.usecases.ports.record import (
     Accepted,
     ClockStore,
     GatewayStore,
-    KeepStore,
     ObservationStore,
     RunFilter,
     RunStore,

@@ -4,7 +4,7 @@ import pytest
 
 from everesthood.domain.keeping import Keeping
 from everesthood.usecases.forget_old import SECONDS_EACH, WALK_SECONDS, Forgetter
-from everesthood.usecases.ports.record import KINDS, Forgotten
+from everesthood.usecases.ports.keeping import KINDS, Forgotten
 
 KEEPING = Keeping(runs=30, dead_runs=90, log_lines=14, keys=7, audit=365)
 

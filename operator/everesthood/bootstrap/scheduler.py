@@ -24,7 +24,8 @@ from everesthood.usecases.forget_old import Forgetter
 from everesthood.usecases.keep_broker_users import BrokerUserKeeper
 from everesthood.usecases.keep_control import keep_control
 from everesthood.usecases.ports.bell import Bell, BrokerUsers
-from everesthood.usecases.ports.record import ClockStore, KeepStore
+from everesthood.usecases.ports.keeping import KeepStore
+from everesthood.usecases.ports.record import ClockStore
 from everesthood.usecases.repair_bells import repair_bells
 from everesthood.usecases.rescue_runs import rescue_runs
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from everesthood.domain.keeping import Keeping
-from everesthood.usecases.ports.record import KINDS, KeepStore, Kind
+from everesthood.usecases.ports.keeping import KINDS, KeepStore, Kind
 
 BATCH: Final = 500
 SECONDS_EACH: Final = 5.0

@@ -6,7 +6,7 @@ from itertools import islice
 from everesthood.adapters.memory.record import Record
 from everesthood.domain.keeping import Bounds, Keeping, bounds, is_old
 from everesthood.domain.runs import RunId
-from everesthood.usecases.ports.record import Forgotten, Kind
+from everesthood.usecases.ports.keeping import Forgotten, Kind
 
 
 class MemoryKeeping:

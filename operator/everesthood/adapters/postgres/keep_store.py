@@ -10,7 +10,7 @@ from everesthood.adapters.postgres.pool import Connection, Database, Row, again,
 from everesthood.domain.errors import Unavailable
 from everesthood.domain.keeping import Bounds, Keeping, bounds
 from everesthood.domain.run_ids import first_at
-from everesthood.usecases.ports.record import Forgotten, Kind
+from everesthood.usecases.ports.keeping import Forgotten, Kind
 
 _FIRST: Final = "00000000-0000-0000-0000-000000000000"
 _SMALLER: Final = 20

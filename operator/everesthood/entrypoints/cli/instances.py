@@ -59,7 +59,7 @@ def text(found: dict[str, Any]) -> str:
         facts.append(("Conditions", show.one_line(why)))
     if why := found["troubles"].get("queue"):
         facts.append(("Queue", show.one_line(why)))
-    lines = [f"{name + ':':<11} {value}" for name, value in facts]
+    lines = [f"{name + ':':<10} {value}" for name, value in facts]
     if queue := found.get("queue"):
         lines += show.queue(queue).splitlines()[1:]
     if conditions := status.get("conditions"):
