@@ -24,6 +24,8 @@ _PAGE: Final = 100
 """Small, for a page as it is decoded takes many times what is kept of it."""
 _SPREAD: Final = 0.1
 _SECOND_SECONDS: Final = 30.0
+_CATCHING_UP: Final = 2
+"""So many sweeps only take in what is news: the barrier, whose news is all there is, and the one behind it."""
 _FIRST_RETRY_SECONDS: Final = 1.0
 _LONGEST_RETRY_SECONDS: Final = 30.0
 _STALE_PERIODS: Final = 3
@@ -82,17 +84,17 @@ class Sweeper:
 
     def _wait(self) -> float:
         """Return the time to the next sweep; the second closes the gap in which watches were starting."""
-        self._sweeps += 1
         period = min(self._period, _SECOND_SECONDS) if self._sweeps == 1 else self._period
         return period * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311 - jitter
 
     async def sweep(self) -> None:
-        """List every kind, enqueue all objects of ours and tell whoever waits for it."""
+        """List every kind, enqueue what is news, in time all objects of ours, and tell whoever waits for it."""
         for kind in Kind:
             await self._list(kind)
-        first, self._last = self._last is None, time.monotonic()
+        self._last = time.monotonic()
+        self._sweeps += 1
         self.synced.set()
-        if not first:
+        if self._sweeps > _CATCHING_UP:
             self._watching.look_at_all(self._period * _SPREAD)
         await self._after()
 
