@@ -20,6 +20,8 @@ _CANCELLED = (
 _CANCELLED_BESIDE = f"""
 create or replace function chaos_beside() returns trigger language plpgsql as $$ begin
   update run set {_CANCELLED} where 'run/' || id = new.requested_by and state = 1;
+  -- Its lease may have ended while PostgreSQL was away: then it waits, and a cancellation ends it at once.
+  update run set {_CANCELLED}, state = 5, finished_at = now() where 'run/' || id = new.requested_by and state = 0;
   return null;
 end $$;
 drop trigger if exists chaos_beside on run;

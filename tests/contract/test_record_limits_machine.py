@@ -152,7 +152,7 @@ class History:
 def test_the_twin_and_postgres_let_in_the_same_runs(both: Both, platform: Limits):
     """Accepts, claims, ends, holds and changed limits in whatever order: both answer alike, and nothing is oversold."""
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=25, suppress_health_check=list(HealthCheck))
     @given(steps=STEPS, limits=LIMITS, key=LIMITS, organization=st.sampled_from([None, 3]))
     def hold_to_the_same(steps, limits, key, organization) -> None:
         both.wipe()

@@ -248,7 +248,7 @@ WILD = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.sampled_from(["CREATE", "UPDATE", "DELETE"]),
     st.none() | st.dictionaries(st.sampled_from(["apiVersion", "kind", "metadata", "spec"]), WILD),

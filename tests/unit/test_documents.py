@@ -88,7 +88,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("a: {<<: 1}\n", 1, "<< needs a mapping"),
         ("a: \x00\n", 1, "not valid YAML"),
         ("\tq: 1\n", 1, "not valid YAML"),
-        ("[" * 5000, 1, "nested too deeply"),
+        ("[" * 3_000_000, 1, "nested too deeply"),
         ("a: *nowhere\n", 1, "undefined alias"),
         ("x" * (MAX_BYTES + 1), 1, "larger than"),
     ],
@@ -108,7 +108,7 @@ def test_an_empty_text_has_no_documents():
     assert values("---\n---\n# nothing\n") == [None] or values("---\n---\n# nothing\n") == [None, None]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="ab:-[]{}&*!|>'\"#%\n \t1?,~", max_size=40))
 def test_no_text_breaks_the_reader(text):
     """Whatever a file contains, it is read or refused."""

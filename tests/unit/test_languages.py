@@ -367,7 +367,7 @@ def test_a_bad_schema_is_explained(schema, pointer, says):
     assert says in message
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(max_size=60))
 def test_no_text_harms_the_process(text):
     """Whatever stands in an expression or a template, the answer is a value or a sentence."""
@@ -378,7 +378,7 @@ def test_no_text_harms_the_process(text):
             run(text, VARIABLES)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(JSON)
 def test_values_come_back_unchanged(value):
     """What goes into an expression comes out of it, in place and apart."""

@@ -256,7 +256,7 @@ PLACES = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(PLACES, WILD)
 def test_no_value_anywhere_breaks_the_judge(place, value):
     """Whatever stands in a field, the answer is a verdict."""
@@ -264,7 +264,7 @@ def test_no_value_anywhere_breaks_the_judge(place, value):
     assert all(p.message for p in verdict.problems)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(["templateRef", "config", "credentials", "workers", "schedules"]), WILD)
 def test_no_value_breaks_the_judge_of_instances(place, value):
     """Whatever stands in a field of an instance, the answer is a verdict."""

@@ -71,7 +71,7 @@ TICKET = {
 
 
 @given(schema=SCHEMAS, value=VALUES)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_its_yes_is_sure(schema: Mapping[str, object], value: object):
     """Whatever the schema and the value, JSON Schema has nothing against what passes."""
     if LANGUAGES.quick_test(schema)(value):

@@ -68,7 +68,7 @@ def test_times_are_those_of_debian_cron(expression, zone, after, expected):
     assert times(expression, zone, after, len(expected)) == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["30 2 * * *", "*/20 * * * *", "0 2,3 * * *", "15 */3 * * *", "0 0 * * *"]),
     st.sampled_from([BERLIN, "Africa/Cairo", LORD_HOWE, "America/New_York", "Etc/UTC"]),
@@ -241,7 +241,7 @@ def test_a_schedule_cancels_what_is_not_over():
     assert "schedule daily" in schedules.after_next_time(RunState.QUEUED, "daily").message
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text("abc", min_size=1, max_size=5), st.integers(1, 3600), st.integers(0, 10_000))
 def test_jitter_keeps_the_order_and_is_nobodys_whim(uid, seconds, minute):
     """It is the same for whoever computes it, within its bound, and before the time that follows."""

@@ -25,7 +25,7 @@ _PAGE: Final = 100
 _SPREAD: Final = 0.1
 _SECOND_SECONDS: Final = 30.0
 _CATCHING_UP: Final = 2
-"""So many sweeps only take in what is news: the barrier, whose news is all there is, and the one behind it."""
+"""So many sweeps take in what is news and no more: the barrier, to which all is news, and the next."""
 _FIRST_RETRY_SECONDS: Final = 1.0
 _LONGEST_RETRY_SECONDS: Final = 30.0
 _STALE_PERIODS: Final = 3
@@ -88,7 +88,7 @@ class Sweeper:
         return period * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311 - jitter
 
     async def sweep(self) -> None:
-        """List every kind, enqueue what is news, in time all objects of ours, and tell whoever waits for it."""
+        """List every kind, enqueue what is news and in time all objects of ours, tell whoever waits for it."""
         for kind in Kind:
             await self._list(kind)
         self._last = time.monotonic()

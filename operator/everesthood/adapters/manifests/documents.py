@@ -10,11 +10,13 @@ from typing import Any, Final
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+from ruamel.yaml.scanner import RoundTripScanner
 
 from everesthood.adapters.manifests.scalars import plain_value
 
 MAX_BYTES: Final = 3_145_728
 MAX_VALUES: Final = 100_000
+_MOST_FLOW_LEVELS: Final = 200
 _MERGE: Final = "<<"
 
 
@@ -65,7 +67,7 @@ def documents(text: str) -> Iterator[Document]:
     if len(text.encode(errors="surrogatepass")) > MAX_BYTES:
         raise Unreadable(1, f"the file is larger than {MAX_BYTES} bytes")
     try:
-        for node in YAML(typ="rt", pure=True).compose_all(text):
+        for node in _reader().compose_all(text):
             if node is not None:
                 yield _Builder().document(node)
     except MarkedYAMLError as error:
@@ -78,6 +80,21 @@ def documents(text: str) -> Iterator[Document]:
         if isinstance(error, Unreadable):
             raise
         raise Unreadable(1, f"not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+class _Scanner(RoundTripScanner):
+    """Ends at a depth that nobody writes: each open bracket costs the library the more, the more are open."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any, to_push: str) -> None:  # noqa: ANN401, N803 - its names
+        if len(self.flow_context) >= _MOST_FLOW_LEVELS:
+            raise RecursionError
+        super().fetch_flow_collection_start(TokenClass, to_push)
+
+
+def _reader() -> YAML:
+    reader = YAML(typ="rt", pure=True)
+    reader.Scanner = _Scanner
+    return reader
 
 
 class _Builder:
