@@ -88,7 +88,7 @@ class Sweeper:
         return period * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311 - jitter
 
     async def sweep(self) -> None:
-        """List every kind, enqueue what is news and in time all objects of ours, tell whoever waits for it."""
+        """List every kind, enqueue what is news and in time all of ours, then tell whoever waits for it."""
         for kind in Kind:
             await self._list(kind)
         self._last = time.monotonic()
