@@ -61,7 +61,10 @@ def lines(verdicts: Mapping[Case, Verdict]) -> Iterator[str]:
     rows: dict[tuple[str, str], list[Verdict]] = {}
     for case, verdict in verdicts.items():
         rows.setdefault((case.victim, _told(case)), []).append(verdict)
+    again = [str(case) for case, verdict in verdicts.items() if verdict.is_second]
     yield f"{len(verdicts)} cases, {sum(v.found.runs for v in verdicts.values())} runs."
+    if again:
+        yield f"Taken a second time, being in order and too late at first: {'; '.join(again)}."
     yield ""
     yield "| who | what happens | runs | not over | lost or repeated | recovered after | of it, starting again |"
     yield "|---|---|---:|---:|---:|---:|---:|"

@@ -45,6 +45,8 @@ class Verdict:
     found: Found
     start_seconds: float = 0.0
     """How long the struck process took until its successor served."""
+    is_second: bool = False
+    """The case was taken a second time: at first all was in order, and later than it should be."""
 
     def is_slow(self, case: Case) -> bool:
         """Return whether all is as it should be, only later."""

@@ -2,11 +2,13 @@
 
 import asyncio
 import time
+import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from signal import SIGTERM
 
+from tests.chaos.launcher import ELSEWHERE
 from tests.chaos.stack import NAMESPACE, REVISION, SLOW_SECONDS, Stack, persist
 
 _QUEUE = ("struck-uid", REVISION)
@@ -294,6 +296,20 @@ async def _stopped(stack: Stack, run: str) -> None:
     ]
 
 
+async def be_refused(stack: Stack) -> None:
+    """Ask another organisation's instance for runs, until that is noted for whoever looks for such things."""
+    theirs = f"theirs-{uuid.uuid4().hex[:8]}"  # the same refusal is noted once a minute
+    path = f"http://127.0.0.1:{stack.site.port}/api/agent-marketplace/namespaces/{ELSEWHERE}/instances/{theirs}/runs"
+    noted = f"select from audit where action = 'access.deny' and target like '%{theirs}%'"
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not await stack.ask(noted) and time.monotonic() < deadline:
+        answer = await stack.insist("POST", path, json={"input": {}})
+        if answer.status_code != 403:
+            stack.breaches.append(f"another organisation's instance is not refused: {answer.text}")
+        await asyncio.sleep(0.2)
+    stack.owed.append(("a refusal is not noted", f"select where not exists ({noted})"))
+
+
 async def _say(stack: Stack, path: str, body: object = None) -> None:
     """Say it until it is heard."""
     answer = await stack.insist("POST", path, **({} if body is None else {"json": body}))
@@ -345,6 +361,7 @@ ERRANDS: dict[tuple[str, str], Errand] = {
     ("web", "sql:start_organization"): stop_everything,
     ("scheduler", "sql:cancel_stopped"): stop_halfway,
     ("web", "sql:resolve"): resolve_a_doubt,
+    ("web", "sql:audit"): be_refused,
     ("scheduler", "sql:forget_runs"): grow_old,
     ("scheduler", "sql:forget_lines"): grow_old,
     ("scheduler", "sql:forget_keys"): grow_old,

@@ -24,6 +24,8 @@ PROCESS = os.environ.get("CHAOS_PROCESS", "")
 SKEW = float(os.environ.get("CHAOS_SKEW", "0"))
 ARMED = "armed"
 STRUCK = "struck"
+ELSEWHERE = "elsewhere"
+"""Another organisation's namespace."""
 
 _carried: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("carried", default=frozenset())
 
@@ -216,6 +218,18 @@ def forget_soon() -> None:
     forget_old.WALK_SECONDS = 0.0  # type: ignore[misc]
 
 
+def refuse_elsewhere() -> None:
+    """Have a namespace in which people may do nothing: RBAC is not here to say so."""
+    from everesthood.adapters.local.world import LocalWorld  # noqa: PLC0415
+
+    allows = LocalWorld.allows
+
+    async def allows_here(self: LocalWorld, identity: Any, access: Any) -> bool:
+        return access.namespace != ELSEWHERE and await allows(self, identity, access)
+
+    LocalWorld.allows = allows_here  # type: ignore[method-assign]
+
+
 def main() -> None:
     """Lay hands on the process, then let it run as if it had been started itself."""
     if PROCESS in ("worker", "helper"):
@@ -224,6 +238,8 @@ def main() -> None:
     else:
         hook_postgres()
         hook_redis()
+        if PROCESS == "web":
+            refuse_elsewhere()
         if PROCESS == "gateway":
             hook_work()
         if PROCESS == "scheduler":

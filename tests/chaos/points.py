@@ -33,7 +33,6 @@ Moment = Literal["before", "after"]
 """Before the write is sent; after it is committed and before whoever wrote hears of it."""
 
 UNASKED: Final = {
-    ("web", "sql:audit"): "not yet struck: who was refused what; the one person here may do everything",
     ("web", "sql:observe"): "web observes durations, never credentials: only the name is the same",
     ("gateway", "sql:accept_deduped"): "whoever calls another agent gives no key to deduplicate by",
     ("gateway", "sql:observe"): "looks at credentials; no run is touched",
