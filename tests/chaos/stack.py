@@ -30,6 +30,7 @@ from tests.support.valkey import free_port, running_valkey
 from everesthood.adapters.local import Servers as Addresses
 from everesthood.adapters.postgres import Database, Listener, PostgresRegistry, PostgresRuns, migrate
 from everesthood.adapters.postgres.limits import publish_shared
+from everesthood.apis.reasons import Reason
 from everesthood.bootstrap.dev import Site
 from everesthood.domain.errors import EveresthoodError
 from everesthood.domain.limits import Limits, Rate, Shared
@@ -226,6 +227,9 @@ class Stack:
             body["dedupe"] = {"key": dedupe}
         path = f"/instances/{instance}/runs"
         answer = await self.insist("POST", path, json=body, headers={"Idempotency-Key": key})
+        while answer.status_code == 409 and answer.json()["reason"] == Reason.ORGANIZATION_STOPPED:
+            await asyncio.sleep(0.1)  # another errand has it started again
+            answer = await self.insist("POST", path, json=body, headers={"Idempotency-Key": key})
         assert answer.status_code in (200, 201), answer.text
         run = str(answer.json()["id"])
         if self.answered.setdefault(key, run) != run:
