@@ -8,7 +8,7 @@ from tests.support.worker import Journal, Way, agent, assignment, doing, execute
 
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import ChildReply, ChildRequest, Finish, StepRecord
-from everesthood.domain.errors import Invalid, OutcomeUnknown, StepFailed, Unavailable
+from everesthood.domain.errors import Conflict, Invalid, OutcomeUnknown, StepFailed, Unavailable
 from everesthood.usecases.ports.worker import Answer, Call
 
 JSON = {"content-type": "application/json"}
@@ -274,6 +274,19 @@ async def test_what_a_child_fails_of_is_told_to_the_model(reply: Any, told: str)
 
     assert (await run(world, others=Others(reply), tools=[RESEARCH])).outcome == "succeeded"
     assert world.told(2) == told
+
+
+async def test_a_run_that_is_no_longer_held_tells_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancelled run does not go on by telling its model that a tool failed: the step waits for its end."""
+    monkeypatch.setattr("everesthood.adapters.steps.child_runs._PAUSE_SECONDS", 0.0)
+    lost = Conflict("Run run-1 is cancelled.", Reason.LEASE_LOST)
+    world = World(completion(None, ("research", {"topic": "a"})))
+    others = Others(*[lost] * 100_000)
+    finish = await run(world, others=others, tools=[RESEARCH], deadline=0.1)
+
+    assert finish.outcome != "succeeded"
+    assert len(others.asked) > 1
+    assert len(world.asked) == 1
 
 
 async def test_arguments_that_do_not_match_start_no_child() -> None:

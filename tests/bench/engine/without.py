@@ -29,7 +29,7 @@ def authentication() -> None:
 def permission() -> None:
     """Whoever calls may."""
 
-    async def may(*_: object) -> None:
+    async def may(*_: object, **__: object) -> None:
         return
 
     Authorizer.require = may  # type: ignore[method-assign,assignment]

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import ChildReply, ChildRequest
 from everesthood.domain.errors import Refused, StepFailed, Unauthenticated, Unavailable
 from everesthood.usecases.ports.worker import Children, Scope, Sleep
@@ -51,7 +52,12 @@ class ChildRuns:
                 await self._sleep(_PAUSE_SECONDS)
                 continue
             except Refused as error:
-                raise StepFailed(error.message) from None
+                if error.reason is not Reason.LEASE_LOST:
+                    raise StepFailed(error.message) from None
+                # The run was cancelled, or is another worker's: no model is to hear that and go on. Whoever
+                # keeps the lease is about to hear it, and ends this step.
+                await self._sleep(_PAUSE_SECONDS)
+                continue
             if reply.is_over:
                 return reply
 
