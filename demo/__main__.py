@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -31,8 +33,13 @@ def up() -> int:
     """Bring everything up, run an agent, and say what to try next."""
     begun = time.monotonic()
     cluster = bed.choose_cluster()
+    bed.check_images(cluster)
     with phase("a Kubernetes"):
         cluster.start()
+    guest = bed.guest_of(cluster)
+    if guest:
+        with phase("namespaces for the demo in this cluster"):
+            guest.arrive()
     with phase("images of this checkout, onto the node"):
         images = bed.load_images(cluster)
     tools = bed.tools_of(cluster)
@@ -52,8 +59,13 @@ def up() -> int:
 
 def down() -> int:
     """Remove every trace."""
+    cluster = bed.choose_cluster()
+    guest = bed.guest_of(cluster)
     with phase("everything away"):
-        bed.choose_cluster().stop()
+        if guest:
+            cluster.start()
+            guest.leave()
+        cluster.stop()
     return 0
 
 
@@ -81,7 +93,15 @@ and then, for example:
   everesthood runs list -n acme
 
 REST API and its documentation: kubectl -n everesthood-system port-forward svc/everesthood-web 8080:80,
-then http://127.0.0.1:8080/docs. `make demo-down` removes everything."""
+then http://127.0.0.1:8080/docs. `{_down_command()}` removes everything."""
+
+
+def _down_command() -> str:
+    """Return how to remove this demo: said of which cluster, where that was said."""
+    said = [
+        f"{name}={shlex.quote(os.environ[name])}" for name in ("CLUSTER", "CONTEXT") if os.environ.get(name)
+    ]
+    return " ".join(["make demo-down", *said])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Installs the chart and the samples as a person would; the end-to-end tests do it the same way."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ SAMPLES = ROOT / "manifests/samples"
 NAMESPACE = "everesthood-system"
 ORGANIZATION = "acme"
 IMAGE = "everesthood.test/everesthood:dev"
+STORES = {"everesthood.test/postgres:17": "postgresql.image", "everesthood.test/valkey:8": "redis.image"}
+"""Images of the stores in the demo's values, and where the chart has them."""
 AGENTS = ("expense-check", "release-digest", "support-triage")
 READY_SECONDS = 180
 
@@ -32,7 +34,7 @@ class Installation:
     def install(self, *settings: str) -> None:
         """Install the chart, or upgrade it, and wait until every process is ready."""
         files = [part for path in self.values for part in ("--values", str(path))]
-        extra = [part for setting in (*self._own_image(), *settings) for part in ("--set-json", setting)]
+        extra = [part for setting in (*self._own_images(), *settings) for part in ("--set-json", setting)]
         self.tools.helm(
             *("upgrade", "--install", "everesthood", str(CHART), "--namespace", NAMESPACE),
             *("--create-namespace", "--wait", "--wait-for-jobs", "--timeout", "5m"),
@@ -47,21 +49,38 @@ class Installation:
     def apply_samples(self, *agents: str) -> None:
         """Apply the organisation, the stand-in server and these agents, or all."""
         self.apply(SAMPLES / "organization.yaml")
-        self.tools.kubectl("apply", "--server-side", "-k", str(SAMPLES / "standin"))
+        self._apply_standin(SAMPLES / "standin")
         for agent in agents or AGENTS:
             self.apply_agent(SAMPLES / agent)
 
     def apply_agent(self, folder: Path) -> None:
         """Apply a sample, with the images of this installation."""
         text = "\n---\n".join(file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.yaml")))
+        self._apply_text(text)
+
+    def _apply_standin(self, folder: Path) -> None:
+        """Apply the stand-in server; it needs but a Python, so another build of our image leaves it alone."""
+        if _repository(self.images.get(IMAGE, IMAGE)) == _repository(IMAGE):
+            self.tools.kubectl("apply", "--server-side", "-k", str(folder))
+        else:
+            self._apply_text(self.tools.kubectl("kustomize", str(folder)))
+
+    def _apply_text(self, text: str) -> None:
         for name, exact in self.images.items():
             text = text.replace(f"image: {name}\n", f"image: {exact}\n")
         self.tools.kubectl("apply", "--server-side", "-f", "-", stdin=text)
 
-    def _own_image(self) -> list[str]:
-        """Return the chart's setting for our image; another tag has the schema brought up to date as well."""
-        exact = self.images.get(IMAGE)
-        return [f"image.tag={json.dumps(exact.rpartition(':')[2])}"] if exact else []
+    def _own_images(self) -> Iterator[str]:
+        """Yield the chart's settings for these images; another tag has the schema brought up to date too."""
+        if exact := self.images.get(IMAGE):
+            yield f"image.tag={json.dumps(exact.rpartition(':')[2])}"
+            if _repository(exact) != _repository(IMAGE):
+                yield f"image.repository={json.dumps(_repository(exact))}"
+                # Somebody's node keeps what it pulled under this tag before.
+                yield 'image.pullPolicy="Always"'
+        for name, value in STORES.items():
+            if name in self.images:
+                yield f"{value}={json.dumps(self.images[name])}"
 
     def apply(self, path: Path) -> str:
         """Apply a file, or all files of a folder, by server-side apply."""
@@ -85,3 +104,7 @@ class Installation:
         )
         finished: dict[str, Any] = json.loads(text)
         return finished
+
+
+def _repository(image: str) -> str:
+    return image.rpartition(":")[0]

@@ -112,6 +112,7 @@ def main() -> None:
     chosen = parser.parse_args()
     with locked("cluster-in-use", busy="another run uses the cluster; this one begins when that ends"):
         cluster = bed.choose_cluster()
+        bed.check_own(cluster)
         cluster.stop()
         try:
             cluster.start()

@@ -2,12 +2,15 @@
 
 import base64
 import json
+import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 from tests.generators import manifests
-from tests.support.helm import CHART, ROOT, HelmFailed, Object, helm, render
+from tests.support.helm import CHART, NAMESPACE, ROOT, HelmFailed, Object, helm, parse, render
 from tests.support.pods import pods
 
 from everesthood.bootstrap.installation import site_of
@@ -16,6 +19,7 @@ from everesthood.domain.limits import Limits, OrganizationLimits, Rate, Shared
 from everesthood.settings import Settings, variable_of
 
 TEMPLATES = sorted(p for p in (CHART / "templates").rglob("*") if p.is_file() and p.parent.name != "crds")
+STORES = {"docker.io/library/postgres:17", "docker.io/valkey/valkey:8"}
 
 
 def test_the_chart_passes_lint():
@@ -207,3 +211,56 @@ def test_a_template_fits_on_two_screens(path: Path):
 def test_generated_manifests_are_up_to_date(path: str):
     """install.yaml is what the chart renders, and Argo CD's ConfigMap has the health script."""
     assert (ROOT / path).read_text() == manifests.files()[path]
+
+
+@pytest.mark.parametrize("trial", [False, True])
+def test_the_readmes_installation_gets_an_image_and_a_database(trial: bool):
+    """Whoever types the README's lines pushes the image that pods name and makes the Secret that they read."""
+    block = re.search(
+        r"## Install it for real\n\n```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    assert block
+    lines = block[1].replace("\\\n", "").replace("$IMAGE", "registry.example/everesthood").splitlines()
+    words = shlex.split(next(line for line in lines if line.startswith("helm install ")))
+    build, secret = (
+        next(line for line in lines if part in line) for part in ("docker push", "secret generic")
+    )
+    settings = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
+    used = settings[:-1] if trial else settings
+    objects = parse(
+        helm("template", *words[2:4], "-n", NAMESPACE, *(part for value in used for part in ("--set", value)))
+    )
+    ours = {c["image"] for _, pod in pods(objects) for c in pod["containers"]} - STORES
+    wanted = {
+        volume["secret"]["secretName"]
+        for _, pod in pods(objects)
+        for volume in pod.get("volumes", ())
+        if "secret" in volume
+    }
+    made = {o["metadata"]["name"] for o in objects if o["kind"] == "Secret"}
+
+    assert len(ours) == 1
+    assert build.endswith(f"docker push {ours.pop()}")
+    assert wanted - made == (set() if trial else {secret.split()[4]})
+    assert f"-n {NAMESPACE}" in secret
+    assert "--from-literal=url='postgresql://" in secret
+    assert words[words.index("-n") + 1] == NAMESPACE
+
+
+def test_the_notes_name_a_first_agent_that_any_cluster_can_run():
+    """What is to be applied after an installation exists, and asks for no image beside the chart's own."""
+    notes = (CHART / "templates/NOTES.txt").read_text().replace("\\\n", "")
+    paths = [ROOT / path for path in re.findall(r" -f (\S+)", notes)]
+    files = [file for path in paths for file in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
+    objects = [item for file in files for item in parse(file.read_text())]
+    kinds = {(item["kind"], item["metadata"]["name"]): item for item in objects}
+    run = shlex.split(next(line for line in notes.splitlines() if "everesthood run " in line))
+    instance = kinds["AgentInstance", run[2]]
+    template = kinds["AgentTemplate", instance["spec"]["templateRef"]["name"]]
+    given = json.loads(run[run.index("--input") + 1])
+
+    assert ("Namespace", run[run.index("-n") + 1]) in kinds
+    assert f"agi/{run[2]}" in notes
+    assert "image" not in json.dumps([item["spec"] for item in objects if item["kind"].startswith("Agent")])
+    assert not [step for step in template["spec"]["steps"] if "code" in step]
+    Draft202012Validator(template["spec"]["inputSchema"]).validate(given)

@@ -26,6 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tools(cluster: Cluster) -> Tools:
     """Return kubectl, helm and our command line for the cluster, whose node has this checkout's images."""
+    bed.check_own(cluster.provider)
     bed.load_images(cluster.provider)
     return bed.tools_of(cluster.provider)
 
