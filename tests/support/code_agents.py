@@ -103,6 +103,15 @@ def blocks(ctx: Context) -> Any:
         CALLS.append(error.message)
 
 
+def nested(ctx: Context) -> Any:
+    """A plain function whose plain pieces wait for each other, as deep as the input says."""
+
+    def piece(left: int) -> int:
+        return 1 + ctx.wait(ctx.step(f"piece-{left}", piece, left - 1)) if left else 0
+
+    return piece(ctx.input)
+
+
 async def odd(ctx: Context) -> Any:
     match ctx.input:
         case "name":

@@ -21,7 +21,7 @@ from tests.support.worker import (
 )
 
 from everesthood.adapters.gateway import LeasedCredentials
-from everesthood.adapters.steps import authors_loop
+from everesthood.adapters.steps import Steps, authors_loop, code_step
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import CredentialLease, Finish, StepRecord
 from everesthood.domain.errors import OutcomeUnknown, StepFailed
@@ -59,9 +59,10 @@ async def run(
     attempt: int = 1,
     journal: Journal | None = None,
     by: Doing | None = None,
+    name: str = "run-1",
     **fields: Any,
 ) -> Finish:
-    given = assignment(value=value, steps=past, attempt=attempt)
+    given = assignment(name, value=value, steps=past, attempt=attempt)
     what = agent(code(function, **fields), config={"c": 1})
     return await execute(what, given, journal=journal, by=by or doing())
 
@@ -268,6 +269,42 @@ async def test_a_plain_function_that_outlived_its_step_can_do_nothing_more() -> 
     assert finish.message.startswith("steps.work: the try before is still running in its thread")
     assert code_agents.CALLS == ["blocks", "the step is over: its code can do nothing more"]
     assert "work/late" not in journal.records
+
+
+async def test_plain_functions_never_wait_for_each_others_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More functions than threads, each waiting for a piece in a thread: all come to their end."""
+    monkeypatch.setattr(code_step, "_MOST_THREADS", 2)
+    by = doing()
+    async with asyncio.timeout(10):
+        ends = await asyncio.gather(*(run("nested", 3, by=by, name=f"run-{n}") for n in range(4)))
+
+    assert [output_of(finish) for finish in ends] == [3] * 4
+
+
+async def test_pieces_nest_so_deep_and_no_deeper() -> None:
+    """Code that calls itself for ever takes a few threads, and is told."""
+    finish = await run("nested", 1000)
+
+    assert finish.outcome == "failed"
+    assert finish.message.endswith("pieces of plain code are nested more than 8 deep")
+
+
+async def test_a_worker_whose_threads_never_return_wants_to_be_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Functions that outlived their steps are named, and are forgotten once they return."""
+    monkeypatch.setattr(code_step, "_MOST_THREADS", 2)
+    by = doing()
+    runner = by.runner
+    assert isinstance(runner, Steps)
+    await run("blocks", by=by, timeoutSeconds=1)
+    said = runner.trouble()
+    code_agents.HOLD.set()
+    async with asyncio.timeout(5):
+        while runner.trouble() is not None:
+            await asyncio.sleep(0.01)
+
+    assert said == "1 threads are held by code that outlived its step: work"
 
 
 @pytest.mark.parametrize(

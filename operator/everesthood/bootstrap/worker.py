@@ -71,6 +71,7 @@ async def build_worker(program: Program, *, gateway: GatewayClient, figures: Wor
         execute=partial(execute_run, agent=agent, doing=doing),
         slots=agent.spec.worker.slots,
         figures=figures,
+        trouble=steps.trouble,
     )
 
 

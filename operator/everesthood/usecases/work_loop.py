@@ -41,8 +41,17 @@ Execute = Callable[[Assignment, Journal], Awaitable[Finish]]
 class Worker:
     """Executes the runs of one agent. Build it, `serve` it on a loop, `wake` it, `stop` it."""
 
-    def __init__(self, *, gateway: Gateway, execute: Execute, slots: int, figures: WorkFigures) -> None:
-        """Prepare; nothing is asked for before `serve`."""
+    def __init__(
+        self,
+        *,
+        gateway: Gateway,
+        execute: Execute,
+        slots: int,
+        figures: WorkFigures,
+        trouble: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """Prepare; nothing is asked for before `serve`. `trouble` says why only a new process helps."""
+        self.trouble = trouble
         self._gateway = gateway
         self._figures = figures
         self._execute = execute

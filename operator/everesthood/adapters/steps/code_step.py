@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import importlib
 import inspect
+import logging
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +19,12 @@ from everesthood.sdk import Context, Run
 from everesthood.usecases.expressions import Expressions
 from everesthood.usecases.ports.worker import Credentials, Outbound, Scope
 
+_LOG: Final = logging.getLogger(__name__)
 _MOST_THREADS: Final = 100
+_MOST_DEPTH: Final = 8
 _SHOWN_FRAMES: Final = 8
+_depth: contextvars.ContextVar[int] = contextvars.ContextVar("depth", default=0)
+"""How many plain functions of the author's wait for the one that runs here."""
 
 Function = Callable[[Context], Any]
 
@@ -34,9 +39,18 @@ class CodeRunner:
         self._llm = LlmRunner(expressions, outbound)
         self._credentials = credentials
         self._found: dict[str, Function] = {}
-        self._threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="code")
+        # A thread that waits for another one waits for one of the next pool: they never wait for each other.
+        self._threads: list[ThreadPoolExecutor] = []
         self._authors = AuthorsLoop()
         self._busy: dict[tuple[str, str], asyncio.Future[Any]] = {}
+        self._outlived: set[tuple[str, str]] = set()
+
+    def trouble(self) -> str | None:
+        """Return why only a new process helps: functions that never return hold half of the threads."""
+        if 2 * len(self._outlived) < _MOST_THREADS:
+            return None
+        steps = sorted({step for _, step in self._outlived})
+        return f"{len(self._outlived)} threads are held by code that outlived its step: {', '.join(steps)}"
 
     async def find(self, entrypoint: str, path: str = "code.entrypoint") -> Function:
         """Return the function, imported once; raise StepFailed with the path when there is none."""
@@ -94,17 +108,36 @@ class CodeRunner:
         future = asyncio.ensure_future(self._in_thread(function, context))
         self._busy[key] = future
         future.add_done_callback(lambda done: self._free(key, done))
-        result = await asyncio.shield(future)
+        try:
+            result = await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._outlive(key)
+            raise
         return await self._authors.run(lambda: result) if inspect.isawaitable(result) else result
+
+    def _outlive(self, key: tuple[str, str]) -> None:
+        if key in self._busy:
+            self._outlived.add(key)
+            said = "run %s: step %s is over, and its function still holds one of %d threads (%d are held so)"
+            _LOG.warning(said, *key, _MOST_THREADS, len(self._outlived))
 
     def _free(self, key: tuple[str, str], done: asyncio.Future[Any]) -> None:
         del self._busy[key]
+        self._outlived.discard(key)
         if not done.cancelled():
             done.exception()  # nobody waits for a thread that outlived its step
 
     async def _in_thread(self, function: Callable[..., Any], *args: object) -> object:
+        depth = _depth.get()
+        if depth >= _MOST_DEPTH:
+            raise StepFailed(f"pieces of plain code are nested more than {_MOST_DEPTH} deep")
+        if depth == len(self._threads):
+            self._threads.append(ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="code"))
         inside = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, inside.run, function, *args)
+        inside.run(_depth.set, depth + 1)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads[depth], inside.run, function, *args
+        )
 
 
 def _imported(entrypoint: str, path: str) -> Function:

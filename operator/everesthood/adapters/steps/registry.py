@@ -40,6 +40,10 @@ class Steps:
         self._agent = AgentRunner(expressions, self._llm, ways, credentials)
         self._code = CodeRunner(expressions, outbound, credentials)
 
+    def trouble(self) -> str | None:
+        """Return why only a new process can go on doing steps."""
+        return self._code.trouble()
+
     async def prepare(self, steps: Sequence[Step]) -> None:
         """Find the Python that code steps name, so that a worker without it never says it is ready.
 

@@ -28,6 +28,10 @@ class RunLoop(Protocol):
     leaving: asyncio.Event
     """Set once the worker is to leave: it claims nothing more, and bells are for others."""
 
+    def trouble(self) -> str | None:
+        """Return why only a new process can go on working."""
+        ...
+
     async def serve(self) -> None:
         """Work until stopped."""
         ...
@@ -70,6 +74,7 @@ class Process:
         self._listen = listen
         self._grace_seconds = grace_seconds
         self._line: QueueLine | None = None
+        self._runs: RunLoop | None = None
         self._waits_for = "the gateway to hand out the program"
 
     async def serve(self, *, metrics_port: int, stop: asyncio.Event) -> None:
@@ -80,14 +85,15 @@ class Process:
         async with health:
             program = await _patiently(self._gateway.program, stop)
             if program is not None:
-                runs = await self._build(program)
+                self._runs = runs = await self._build(program)
                 self._waits_for = ""
                 await self._work(runs, stop)
         _log.info("stopped")
 
     def live_problem(self) -> str | None:
         """Return why only a restart helps. That the loop answers at all is the other half."""
-        return self._line.stuck() if self._line else None
+        stuck = self._line.stuck() if self._line else None
+        return stuck or (self._runs.trouble() if self._runs else None)
 
     def ready_problem(self) -> str | None:
         """Return what is still missing."""
