@@ -56,7 +56,7 @@ test-fast: $(READY)  ## Unit, contract, integration and chart tests, with covera
 
 .PHONY: test-deep
 test-deep: $(READY)  ## Tests on a real Kubernetes: one is booted for the whole run
-	$(BIN)/pytest $(DEEP) -q -p no:randomly
+	$(BIN)/pytest $(DEEP) -q -rs -p no:randomly
 
 .PHONY: bench
 bench: $(READY)  ## Benchmarks, as ratios from one run

@@ -86,15 +86,17 @@ async def run(
         (529, "7", 7),
         (429, "Thu, 01 Jan 2026 00:01:00 GMT", 60),
         (429, "999999", 3600),
-        (429, None, None),
+        (429, None, 2),
+        (429, "soon", 2),
         (429, "0", None),
-        (429, "soon", None),
+        (503, None, None),
+        (529, "soon", None),
         (500, "7", None),
         (200, "7", None),
     ],
 )
 def test_an_answer_that_names_a_time_holds_the_key(status, header, seconds):
-    """Busy and overloaded servers hold it for as long as they say, up to an hour; no other answer does."""
+    """Servers hold it for as long as they say, up to an hour; too many requests without a time, for 2 s."""
     assert held_seconds(status, header, datetime(2026, 1, 1, tzinfo=UTC)) == seconds
 
 

@@ -3,6 +3,7 @@
 import random
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Final
 
 from everesthood.domain.errors import OutcomeUnknown, StepFailed
@@ -11,6 +12,8 @@ from everesthood.domain.steps import Retry, Step
 LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
 HOLDING: Final = frozenset({429, 503, 529})
 """Too many requests, unavailable, and overloaded as some model providers say it."""
+UNNAMED_HOLD_SECONDS: Final = 2.0
+"""After too many requests without a time: limits by the second are over, and a queue does not ask in turn."""
 SHORT_HOLD_SECONDS: Final = 10.0
 """A held key is waited for in place for so long; for longer, the run goes back to its queue."""
 
@@ -40,12 +43,15 @@ def longest_pause(retry: Retry, tries: int) -> float:
 def held_seconds(status: int, retry_after: str | None, now: datetime) -> float | None:
     """Return for how long an answer asks all who use its credential to wait; None when it asks nobody.
 
-    An answer that names no time is a failed try like any other: nobody can say when its cause is over.
+    Too many requests are too many for all who use the key: they hold it for a moment also without a time. Of a
+    busy server that names none nobody can say when it is better: that is a failed try like any other.
     """
     if status not in HOLDING:
         return None
     seconds = retry_after_seconds(retry_after, now)
-    return min(seconds, LONGEST_RETRY_AFTER_SECONDS) if seconds else None
+    if seconds is None:
+        return UNNAMED_HOLD_SECONDS if status == HTTPStatus.TOO_MANY_REQUESTS else None
+    return min(seconds, LONGEST_RETRY_AFTER_SECONDS) or None
 
 
 def retry_after_seconds(header: str | None, now: datetime) -> float | None:
