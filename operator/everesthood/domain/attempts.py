@@ -43,8 +43,8 @@ def longest_pause(retry: Retry, tries: int) -> float:
 def held_seconds(status: int, retry_after: str | None, now: datetime) -> float | None:
     """Return for how long an answer asks all who use its credential to wait; None when it asks nobody.
 
-    Too many requests are too many for all who use the key: they hold it for a moment also without a time. Of a
-    busy server that names none nobody can say when it is better: that is a failed try like any other.
+    Too many requests are too many for all who use the key: they hold it for a moment also without a time. Of
+    a busy server that names none nobody can say when it is better: that is a failed try like any other.
     """
     if status not in HOLDING:
         return None
