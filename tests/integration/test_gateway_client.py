@@ -7,6 +7,7 @@ from typing import get_args
 
 import msgspec
 import pytest
+import structlog
 from tests.support.servers import Asked, Reply, Server, serving
 from tests.support.worker import raw
 
@@ -65,6 +66,16 @@ async def test_work_is_handed_in_and_claimed_in_one_call(server: Server, gateway
     assert msgspec.json.decode(asked.body, type=wire.WorkRequest).finished[0].output == raw({"a": [1]})
     assert reply.lost == ("r",)
     assert reply.assignments[0].input == raw({"b": 2})
+
+
+async def test_what_is_asked_for_a_run_bears_its_request_id(server: Server, gateway: GatewayClient) -> None:
+    """The gateway's log and audit lines can be found by the id that the run's first request had."""
+    server.replies[wire.LEASE_PATH] = saying(wire.CredentialLease(type="Bearer", value="v"))
+    with structlog.contextvars.bound_contextvars(request_id="req-7"):
+        await gateway.lease("model")
+    await gateway.lease("model")
+
+    assert [asked.headers.get("x-request-id") for asked in server.asked] == ["req-7", None]
 
 
 async def test_each_message_has_its_path(server: Server, gateway: GatewayClient) -> None:

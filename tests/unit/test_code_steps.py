@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog
 from tests.support import code_agents
 from tests.support.worker import (
     FakeGateway,
@@ -22,6 +23,7 @@ from tests.support.worker import (
 
 from everesthood.adapters.gateway import LeasedCredentials
 from everesthood.adapters.steps import Steps, authors_loop, code_step
+from everesthood.adapters.telemetry.work_figures import WorkerMetrics
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import CredentialLease, Finish, StepRecord
 from everesthood.domain.errors import OutcomeUnknown, StepFailed
@@ -219,6 +221,24 @@ async def test_a_credential_gets_out_in_no_way() -> None:
     assert output_of(leaked) == {"[credential]": ["[credential]", "Bearer [credential]"]}
     assert journal.lines[0][1] == "value is [credential]"
     assert failed.message == "steps.work: ValueError: [credential]"
+
+
+async def test_a_credential_is_leased_under_the_runs_request_id() -> None:
+    """What a step asks the gateway for is asked in the name of the request that had the run begun."""
+    found: list[object] = []
+
+    class Noting(Leasing):
+        async def lease(self, slot: str) -> CredentialLease:
+            found.append(structlog.contextvars.get_contextvars().get("request_id"))
+            return await super().lease(slot)
+
+    async def held() -> None:
+        WorkerMetrics().enter_run("run-1", "request-1", 1)
+        await run("leaks", by=doing(credentials=LeasedCredentials(Noting())))
+
+    await asyncio.create_task(held())  # as the work loop does
+
+    assert found == ["request-1"]
 
 
 async def test_http_calls_go_through_the_guard() -> None:

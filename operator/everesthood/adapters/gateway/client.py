@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeVar
 import httpx2
 import msgspec
 import stamina
+import structlog
 
 from everesthood.apis import wire
 from everesthood.apis.reasons import Reason
@@ -153,6 +154,9 @@ class GatewayClient:
 
     async def _send(self, method: str, path: str, content: bytes | None) -> bytes:
         headers = {"Authorization": f"Bearer {self._token.token()}"}
+        # What is asked for a run bears the id that the run's own log lines bear; `work` is for many.
+        if (asked_by := structlog.contextvars.get_contextvars().get("request_id")) is not None:
+            headers["X-Request-Id"] = asked_by
         if content is not None:
             headers["Content-Type"] = "application/json"
         try:
