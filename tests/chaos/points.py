@@ -49,7 +49,7 @@ _LOCKS: Final = re.compile(r"\b(for|do)\s+(no\s+key\s+)?update\b", re.IGNORECASE
 _COMMENT: Final = re.compile(r"--.*")
 _INCLUDE: Final = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 _NOT_COMMANDS: Final = frozenset({"aclose", "execute", "pipeline", "from_pool"})
-_READS: Final = frozenset({"PING", "ACL USERS", "SCAN ITER", "GET", "EXISTS", "LLEN"})
+_READS: Final = frozenset({"PING", "INFO", "ACL USERS", "SCAN ITER", "GET", "EXISTS", "LLEN"})
 _QUEUE_WRITES: Final = frozenset({"zadd", "hset", "zrem", "hdel"})
 
 

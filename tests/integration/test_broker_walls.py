@@ -8,9 +8,10 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from tests.support.broker import BELL_KEY, BELL_PASSWORD, broker_on
-from tests.support.valkey import ValkeyServer, running_valkey
+from tests.support.valkey import ValkeyServer, free_port, running_valkey
 
 from everesthood.domain.broker import broker_password
+from everesthood.domain.errors import Unavailable
 
 pytestmark = pytest.mark.integration
 
@@ -145,6 +146,14 @@ async def test_removing_a_user_ends_its_connections_and_its_keys_and_nobody_else
                 with contextlib.closing(gone), pytest.raises(AuthenticationError):
                     gone.get("agi:uid-a:anything")
             assert await broker.users.existing() == {"uid-b"}
+
+
+async def test_a_redis_cluster_is_refused_with_the_next_step():
+    """Whoever gives us a cluster reads that and what to give instead, not that a slot has moved."""
+    with running_valkey("cluster-enabled yes", f"cluster-port {free_port()}") as server:
+        async with broker_on(server) as broker:
+            with pytest.raises(Unavailable, match="cluster.*not supported: give redis.external the address"):
+                await broker.users.existing()
 
 
 async def test_no_password_is_sent_to_redis_in_the_clear(caplog: pytest.LogCaptureFixture):

@@ -8,10 +8,16 @@ from redis.asyncio import Redis
 from everesthood.adapters.redis.acl import bell_rules, worker_rules
 from everesthood.adapters.redis.connection import redis_errors
 from everesthood.apis.names import broker_user, queue_prefix
+from everesthood.apis.reasons import Reason
 from everesthood.domain.broker import broker_password, password_digest
+from everesthood.domain.errors import Unavailable
 
 _log = structlog.get_logger(__name__)
 _SCAN = 1000
+_CLUSTER = (
+    "Redis runs as a cluster (cluster-enabled), which is not supported: "
+    "give redis.external the address of a single server, or of a primary with replicas"
+)
 
 
 class RedisBrokerUsers:
@@ -45,9 +51,14 @@ class RedisBrokerUsers:
                 await self._redis.unlink(key)
 
     async def existing(self) -> frozenset[str]:
-        """Return the uids of the instances whose user exists."""
+        """Return the uids of the instances whose user exists.
+
+        Raises Unavailable when Redis cannot be reached, or is a cluster: users are of one node, as bells are.
+        """
         prefix = broker_user("")
         with redis_errors():
+            if (await self._redis.info("cluster")).get("cluster_enabled"):
+                raise Unavailable(_CLUSTER, Reason.QUEUE_PENDING)
             users = [str(user) for user in await self._redis.acl_users()]
         return frozenset(user.removeprefix(prefix) for user in users if user.startswith(prefix))
 
