@@ -32,6 +32,7 @@ from everesthood.adapters.celery import app, build_app, consumer
 from everesthood.adapters.celery.app import POOL_THREADS
 from everesthood.apis.wire import HeartbeatRequest
 from everesthood.domain.bells import DRAIN_TASK, bell_message, queue_key
+from everesthood.domain.limits import Limits, Rate
 from everesthood.domain.runs import Dedupe, RunRetry, RunState
 from everesthood.domain.schedules import Missed, Overlap, Schedule
 from everesthood.usecases.fire_schedules import fire_schedules
@@ -253,6 +254,19 @@ async def test_ten_priorities_are_ten(record):
     claimed = [held.run for _ in accepted for held in await record.claim(want=1)]
 
     assert claimed == [accepted[n] for n in (9, 5, 4, 3, 0)]
+
+
+async def test_a_rate_is_of_all_workers_together(record):
+    """Rate: `rate_limit` is each worker's, so a worker more is a limit more, https://github.com/celery/celery/issues/5732."""
+    rate = Rate(runs=1, period_seconds=60, burst=3)
+    await record.registry.publish_instance(replace(INSTANCE, generation=2, limits=Limits(rate=rate)))
+    for _ in range(6):
+        await record.accept()
+
+    one, two = await asyncio.gather(record.claim(want=2, pod="pod-1"), record.claim(want=6, pod="pod-2"))
+
+    assert len(one) + len(two) == 3
+    assert await record.claim(want=6, pod="pod-3") == ()
 
 
 async def test_a_flood_of_requests_is_one_bell(broker, server):
