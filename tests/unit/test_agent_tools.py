@@ -219,6 +219,30 @@ async def test_what_a_tool_says_of_its_failure_is_told_to_the_model() -> None:
 # --- runs of other instances ------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"price": 7}, '{"price":7}'),
+        (
+            {"price": "cheap"},
+            "error: tool shop_look was called, and what it gave does not match its outputSchema: /price: ",
+        ),
+    ],
+)
+async def test_a_server_is_held_to_the_results_it_promises(given: dict[str, object], told: str) -> None:
+    """Structured content that breaks the tool's own outputSchema is no result; the model is told so."""
+    promise = {"type": "object", "properties": {"price": {"type": "integer"}}}
+    world = World(
+        completion(None, ("shop_look", {})),
+        completion("ok"),
+        tools=[{**LOOK, "outputSchema": promise}, BUY, WIPE],
+        call={"content": [], "structuredContent": given},
+    )
+    await run(world, mcpServers=[SHOP])
+
+    assert world.told(2).startswith(told)
+
+
 async def test_a_model_has_another_agent_run_and_sees_its_output() -> None:
     """The arguments are the input; the parent asks until the child is over, and tells what it came to."""
     others = Others(child("queued"), child("running"), child(output=raw({"answer": 42})))

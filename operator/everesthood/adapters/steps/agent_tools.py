@@ -31,7 +31,7 @@ from everesthood.usecases.ports.worker import Credentials, Scope
 MAX_RESULT: Final = 40_000
 """Characters of one answer that the model gets to see."""
 _MAX_DESCRIPTION: Final = 2_000
-_MAX_PARAMETERS: Final = 16_384
+_MAX_SCHEMA: Final = 16_384
 """Of what a server says of one tool: every turn carries it."""
 _FOR_THE_MODEL: Final = frozenset(
     {Reason.STEP_FAILED, Reason.STEP_TIMED_OUT, Reason.HOST_REFUSED, Reason.ADDRESS_REFUSED,
@@ -90,6 +90,8 @@ class ToolBox:
         self._ways = ways
         self._credentials = credentials
         self._offered: list[dict[str, object]] | None = None
+        self._promised: dict[str, dict[str, object]] = {}
+        """Tools of MCP servers, each with the schema that its server gave for what it answers."""
 
     async def offered(self) -> list[dict[str, object]]:
         """Return the tools as a model reads them; MCP servers are asked once, before the first new turn."""
@@ -98,6 +100,11 @@ class ToolBox:
             for server in self._step.mcp_servers:
                 listed = await self._ways.mcp.tools(self._scope, server)
                 found += [_of_server(server, tool, listed) for tool in server.tools]
+                self._promised |= {
+                    server.offered(tool): schema
+                    for tool in server.tools
+                    if (schema := listed[tool].output_schema) is not None
+                }
             self._offered = found
         return self._offered
 
@@ -180,6 +187,14 @@ class ToolBox:
         self._scope.earlier[step.name] = record
         self._scope.course.critical.discard(step.name)
 
+    async def _keep_promise(self, tool: _Tool, answered: object) -> None:
+        """Hold structured content against the schema that the server gave for it, if it gave one."""
+        problems = await self._expressions.problems(self._promised.get(tool.name, {}), answered)
+        if problems:
+            where, what = problems[0]
+            said = f"tool {tool.name} was called, and what it gave does not match its outputSchema"
+            raise StepFailed(f"{said}: {where or '/'}: {what}", Reason.OUTPUT_INVALID)
+
     async def _answered(self, scope: Scope, tool: _Tool, args: dict[str, object]) -> str:
         try:
             return await self._made(scope, tool, args)
@@ -198,7 +213,10 @@ class ToolBox:
             case McpStep() as mcp:
                 with _told_of(tool):
                     answered = await self._ways.mcp.call(scope, mcp, args)
-                return answered if isinstance(answered, str) else _json(answered)
+                if isinstance(answered, str):
+                    return answered
+                await self._keep_promise(tool, answered)
+                return _json(answered)
             case instance:
                 return _json(await self._ways.children.output(scope, instance, args))
 
@@ -236,10 +254,11 @@ def _of_server(server: McpServer, tool: str, listed: dict[str, ToolInfo]) -> dic
     if found is None:
         there = ", ".join(sorted(listed))[:500] or "none at all"
         raise StepFailed(f"MCP server {server.name} has no tool {tool}; there are {there}")
-    size = len(msgspec.json.encode(found.input_schema))
-    if size > _MAX_PARAMETERS:
-        said = f"MCP server {server.name} describes the parameters of {tool} in {size} bytes, the most is"
-        raise StepFailed(f"{said} {_MAX_PARAMETERS}", Reason.OUTPUT_TOO_LARGE)
+    for what, schema in (("parameters", found.input_schema), ("results", found.output_schema)):
+        size = len(msgspec.json.encode(schema))
+        if size > _MAX_SCHEMA:
+            said = f"MCP server {server.name} describes the {what} of {tool} in {size} bytes, the most is"
+            raise StepFailed(f"{said} {_MAX_SCHEMA}", Reason.OUTPUT_TOO_LARGE)
     return _function(server.offered(tool), found.description[:_MAX_DESCRIPTION], found.input_schema)
 
 

@@ -45,6 +45,8 @@ class ToolInfo(msgspec.Struct, rename="camel"):
     name: str
     description: str = ""
     input_schema: dict[str, Any] = {}
+    output_schema: dict[str, Any] | None = None
+    """What structured content it promises to give."""
 
 
 class _ToolPage(msgspec.Struct, rename="camel"):
