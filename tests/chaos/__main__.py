@@ -64,7 +64,7 @@ def lines(verdicts: Mapping[Case, Verdict]) -> Iterator[str]:
     again = [str(case) for case, verdict in verdicts.items() if verdict.is_second]
     yield f"{len(verdicts)} cases, {sum(v.found.runs for v in verdicts.values())} runs."
     if again:
-        yield f"Taken a second time, being in order and too late at first: {'; '.join(again)}."
+        yield f"Taken a second time, at first in order but too late, or not come to: {'; '.join(again)}."
     yield ""
     yield "| who | what happens | runs | not over | lost or repeated | recovered after | of it, starting again |"
     yield "|---|---|---:|---:|---:|---:|---:|"

@@ -46,12 +46,13 @@ class Verdict:
     start_seconds: float = 0.0
     """How long the struck process took until its successor served."""
     is_second: bool = False
-    """The case was taken a second time: at first all was in order, and later than it should be."""
+    """The case was taken a second time: at first all was in order, only too late, or nothing was struck."""
 
-    def is_slow(self, case: Case) -> bool:
-        """Return whether all is as it should be, only later."""
-        in_order = self.happened and not self.found.breaches and self.found.left == 0
-        return in_order and self.found.seconds > case.within + self.start_seconds
+    def is_worth_another(self, case: Case) -> bool:
+        """Return whether all is as it should be, only later, or the write was not come to in its time."""
+        in_order = not self.found.breaches and self.found.left == 0
+        is_late = self.found.seconds > case.within + self.start_seconds
+        return in_order and (is_late or not self.happened)
 
 
 def cases() -> tuple[Case, ...]:

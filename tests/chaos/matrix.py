@@ -58,7 +58,7 @@ class Matrix:
                     case = self._wanted.pop()
                     try:
                         verdict = await case.act(stack)
-                        if verdict.is_slow(case):  # once more: the machine may have had other things to do
+                        if verdict.is_worth_another(case):  # the machine may have had other things to do
                             verdict = replace(await case.act(stack), is_second=True)
                     except Exception as error:  # noqa: BLE001 - it is the case's verdict
                         self.verdicts[str(case)].set_exception(error)

@@ -167,6 +167,7 @@ class _Forker:
         """Fork the process that is asked for; return its name in it, and nothing when nobody asks."""
         asked, fds, *_ = socket.recv_fds(self._control, 256, 2)  # one request: its descriptors end it
         if not asked:
+            signal.set_wakeup_fd(-1)  # of their ends nobody is told: this process ends first
             for pid in self._statuses:
                 os.kill(pid, signal.SIGTERM)
             return ""
