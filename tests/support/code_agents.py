@@ -3,12 +3,14 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from everesthood.sdk import Context, StepFailed
 
 CALLS: list[str] = []
 HOLD = threading.Event()
+BOTH = threading.Barrier(2)
 NOT_A_FUNCTION = 1
 
 
@@ -110,6 +112,31 @@ def nested(ctx: Context) -> Any:
         return 1 + ctx.wait(ctx.step(f"piece-{left}", piece, left - 1)) if left else 0
 
     return piece(ctx.input)
+
+
+def quits(ctx: Context) -> Any:
+    raise SystemExit(3)
+
+
+async def quits_in_a_piece(ctx: Context) -> Any:
+    def plain() -> None:
+        raise SystemExit(3)
+
+    async def awaited() -> None:
+        raise SystemExit(3)
+
+    return await ctx.step("piece", plain if ctx.input == "plain" else awaited)
+
+
+async def blocks_in_a_piece(ctx: Context) -> Any:
+    return await ctx.step("piece", HOLD.wait, 10)
+
+
+def waits_for_its_own_thread(ctx: Context) -> Any:
+    """What an author's own pool does: a thread that no worker made asks for a piece."""
+    BOTH.wait(5)
+    with ThreadPoolExecutor(1) as own:
+        return own.submit(lambda: ctx.wait(ctx.step("piece", lambda: 1))).result()
 
 
 async def odd(ctx: Context) -> Any:

@@ -1,5 +1,7 @@
 """Tools of an agent beside HTTP calls: those of MCP servers, and runs of other agents."""
 
+import asyncio
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -243,6 +245,20 @@ async def test_a_server_is_held_to_the_results_it_promises(given: dict[str, obje
     assert world.told(2).startswith(told)
 
 
+async def test_a_server_chooses_no_pattern_that_runs_for_ever() -> None:
+    """Its schema is held to the bounds of a template's: one beyond them is not checked at all."""
+    endless = {"additionalProperties": False, "patternProperties": {"^(a+)+$": {}}}
+    world = World(
+        completion(None, ("shop_look", {})),
+        completion("ok"),
+        tools=[{**LOOK, "outputSchema": endless}, BUY, WIPE],
+        call={"content": [], "structuredContent": {"aaaa!": 1}},
+    )
+    await run(world, mcpServers=[SHOP])
+
+    assert world.told(2) == '{"aaaa!":1}'
+
+
 async def test_a_model_has_another_agent_run_and_sees_its_output() -> None:
     """The arguments are the input; the parent asks until the child is over, and tells what it came to."""
     others = Others(child("queued"), child("running"), child(output=raw({"answer": 42})))
@@ -303,13 +319,23 @@ async def test_what_a_child_fails_of_is_told_to_the_model(reply: Any, told: str)
 async def test_a_run_that_is_no_longer_held_tells_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancelled run does not go on by telling its model that a tool failed: the step waits for its end."""
     monkeypatch.setattr("everesthood.adapters.steps.child_runs._PAUSE_SECONDS", 0.0)
-    lost = Conflict("Run run-1 is cancelled.", Reason.LEASE_LOST)
-    world = World(completion(None, ("research", {"topic": "a"})))
-    others = Others(*[lost] * 100_000)
-    finish = await run(world, others=others, tools=[RESEARCH], deadline=0.1)
+    asked_again = asyncio.Event()
 
-    assert finish.outcome != "succeeded"
-    assert len(others.asked) > 1
+    class Lost(Others):
+        async def child(self, request: ChildRequest) -> ChildReply:
+            self.asked.append(request)
+            if len(self.asked) == 3:
+                asked_again.set()
+            raise Conflict("Run run-1 is cancelled.", Reason.LEASE_LOST)
+
+    world = World(completion(None, ("research", {"topic": "tea"})), completion("ok"))
+    under_way = asyncio.create_task(run(world, others=Lost(), tools=[RESEARCH]))
+    async with asyncio.timeout(10):
+        await asked_again.wait()
+    under_way.cancel()
+    with suppress(asyncio.CancelledError):
+        await under_way
+
     assert len(world.asked) == 1
 
 

@@ -327,6 +327,60 @@ async def test_a_worker_whose_threads_never_return_wants_to_be_started_again(
     assert said == "1 threads are held by code that outlived its step: work"
 
 
+async def test_a_plain_piece_that_never_returns_is_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An async function ends with its step, and its plain piece goes on: that thread is as lost."""
+    monkeypatch.setattr(code_step, "_MOST_THREADS", 2)
+    by = doing()
+    runner = by.runner
+    assert isinstance(runner, Steps)
+    await run("blocks_in_a_piece", by=by, timeoutSeconds=1)
+    said = runner.trouble()
+    code_agents.HOLD.set()
+    async with asyncio.timeout(5):
+        while runner.trouble() is not None:
+            await asyncio.sleep(0.01)
+
+    assert said == "1 threads are held by code that outlived its step: work"
+
+
+async def test_what_only_waited_for_a_thread_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that got no thread in its time is not begun after it, and is not named as stuck."""
+    monkeypatch.setattr(code_step, "_MOST_THREADS", 1)
+    by = doing()
+    runner = by.runner
+    assert isinstance(runner, Steps)
+    for name in ("run-1", "run-2"):
+        await run("blocks", by=by, name=name, timeoutSeconds=1)
+    said = runner.trouble()
+    code_agents.HOLD.set()
+    finish = await run("plain", 2, by=by, name="run-3")
+
+    assert said == "1 threads are held by code that outlived its step: work"
+    assert (output_of(finish), code_agents.CALLS.count("blocks")) == ([True, 4], 1)
+
+
+async def test_threads_of_the_authors_own_may_ask_for_plain_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that the worker did not make takes none of those that its function's peers hold."""
+    monkeypatch.setattr(code_step, "_MOST_THREADS", 2)
+    by = doing()
+    names = ("run-1", "run-2")
+    ends = await asyncio.gather(
+        *(run("waits_for_its_own_thread", by=by, name=name, timeoutSeconds=5) for name in names)
+    )
+
+    assert [output_of(finish) for finish in ends] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("function", "value"), [("quits", None), ("quits_in_a_piece", "plain"), ("quits_in_a_piece", "async")]
+)
+async def test_code_that_exits_ends_its_step_and_not_the_worker(function: str, value: object) -> None:
+    """`sys.exit` in a thread or in a piece is a failure like any other."""
+    finish = await run(function, value)
+
+    assert (finish.outcome, finish.message) == ("failed", "steps.work: SystemExit: 3")
+
+
 @pytest.mark.parametrize(
     ("kind", "said"),
     [

@@ -30,3 +30,7 @@ class Expressions:
     async def problems(self, schema: Mapping[str, object], value: object) -> list[tuple[str, str]]:
         """Return (JSON pointer, problem) for each place where the value breaks the schema."""
         return await asyncio.to_thread(self._languages.check, schema, value)
+
+    async def schema_problems(self, schema: Mapping[str, object]) -> list[tuple[str, str]]:
+        """Return (JSON pointer, problem) of a schema that nobody has looked at yet."""
+        return await asyncio.to_thread(self._languages.schema_problems, schema)

@@ -100,11 +100,11 @@ class ToolBox:
             for server in self._step.mcp_servers:
                 listed = await self._ways.mcp.tools(self._scope, server)
                 found += [_of_server(server, tool, listed) for tool in server.tools]
-                self._promised |= {
-                    server.offered(tool): schema
-                    for tool in server.tools
-                    if (schema := listed[tool].output_schema) is not None
-                }
+                for tool in server.tools:
+                    schema = listed[tool].output_schema
+                    # What no template may say (patterns that run for ever) is not run for a server either.
+                    if schema is not None and not await self._expressions.schema_problems(schema):
+                        self._promised[server.offered(tool)] = schema
             self._offered = found
         return self._offered
 

@@ -137,10 +137,13 @@ class WorkerEngine:
             raise
 
     async def _called(self, call: Callable[[], object]) -> object:
-        if inspect.iscoroutinefunction(call):
-            return await self._authors.run(call)
-        result = await self._in_thread(call)
-        return await self._authors.run(lambda: result) if inspect.isawaitable(result) else result
+        try:
+            if inspect.iscoroutinefunction(call):
+                return await self._authors.run(call)
+            result = await self._in_thread(call)
+            return await self._authors.run(lambda: result) if inspect.isawaitable(result) else result
+        except SystemExit as error:  # out of a task, it would end the worker
+            raise StepFailed(f"SystemExit: {error}", transient=True) from None
 
     async def _keep(self, record: StepRecord) -> None:
         self.note_usage()

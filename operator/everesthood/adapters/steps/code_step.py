@@ -1,13 +1,15 @@
 """The code step: finds the author's function and calls it with a Context."""
 
 import asyncio
+import contextlib
 import contextvars
 import importlib
 import inspect
 import logging
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 
 from everesthood.adapters.steps.authors_loop import AuthorsLoop
@@ -27,6 +29,8 @@ _depth: contextvars.ContextVar[int] = contextvars.ContextVar("depth", default=0)
 """How many plain functions of the author's wait for the one that runs here."""
 
 Function = Callable[[Context], Any]
+_Key = tuple[str, str]
+"""A run, and one of its steps."""
 
 
 class CodeRunner:
@@ -42,14 +46,14 @@ class CodeRunner:
         # A thread that waits for another one waits for one of the next pool: they never wait for each other.
         self._threads: list[ThreadPoolExecutor] = []
         self._authors = AuthorsLoop()
-        self._busy: dict[tuple[str, str], asyncio.Future[Any]] = {}
-        self._outlived: set[tuple[str, str]] = set()
+        self._busy: set[_Key] = set()
+        self._outlived: dict[Future[Any], _Key] = {}
 
     def trouble(self) -> str | None:
         """Return why only a new process helps: functions that never return hold half of the threads."""
         if 2 * len(self._outlived) < _MOST_THREADS:
             return None
-        steps = sorted({step for _, step in self._outlived})
+        steps = sorted({step for _, step in self._outlived.values()})
         return f"{len(self._outlived)} threads are held by code that outlived its step: {', '.join(steps)}"
 
     async def find(self, entrypoint: str, path: str = "code.entrypoint") -> Function:
@@ -69,7 +73,7 @@ class CodeRunner:
             self._outbound,
             self._llm,
             self._credentials,
-            in_thread=self._in_thread,
+            in_thread=partial(self._piece, (scope.run, scope.step.name)),
             authors=self._authors,
         )
         context = Context(
@@ -105,39 +109,49 @@ class CodeRunner:
         key = (scope.run, scope.step.name)
         if key in self._busy:
             raise StepFailed("the try before is still running in its thread, which nothing can stop")
-        future = asyncio.ensure_future(self._in_thread(function, context))
-        self._busy[key] = future
-        future.add_done_callback(lambda done: self._free(key, done))
-        try:
-            result = await asyncio.shield(future)
-        except asyncio.CancelledError:
-            self._outlive(key)
-            raise
+        work = self._begun(0, function, context)
+        self._busy.add(key)
+        _at_home(work, lambda: self._busy.discard(key))
+        result = await self._end_of(work, key)
         return await self._authors.run(lambda: result) if inspect.isawaitable(result) else result
 
-    def _outlive(self, key: tuple[str, str]) -> None:
-        if key in self._busy:
-            self._outlived.add(key)
-            said = "run %s: step %s is over, and its function still holds one of %d threads (%d are held so)"
-            _LOG.warning(said, *key, _MOST_THREADS, len(self._outlived))
+    async def _piece(self, key: _Key, call: Callable[[], Any]) -> object:
+        # A thread that the author started knows no depth; a function of the first pool may wait for it.
+        return await self._end_of(self._begun(max(_depth.get(), 1), call), key)
 
-    def _free(self, key: tuple[str, str], done: asyncio.Future[Any]) -> None:
-        del self._busy[key]
-        self._outlived.discard(key)
-        if not done.cancelled():
-            done.exception()  # nobody waits for a thread that outlived its step
-
-    async def _in_thread(self, function: Callable[..., Any], *args: object) -> object:
-        depth = _depth.get()
+    def _begun(self, depth: int, function: Callable[..., Any], *args: object) -> Future[Any]:
         if depth >= _MOST_DEPTH:
             raise StepFailed(f"pieces of plain code are nested more than {_MOST_DEPTH} deep")
-        if depth == len(self._threads):
+        while depth >= len(self._threads):
             self._threads.append(ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="code"))
         inside = contextvars.copy_context()
         inside.run(_depth.set, depth + 1)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads[depth], inside.run, function, *args
-        )
+        return self._threads[depth].submit(inside.run, function, *args)
+
+    async def _end_of(self, work: Future[Any], key: _Key) -> object:
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            if not work.cancel() and not work.done():  # what waits for a thread is not begun any more
+                self._outlive(work, key)
+            raise
+
+    def _outlive(self, work: Future[Any], key: _Key) -> None:
+        self._outlived[work] = key
+        _at_home(work, lambda: self._outlived.pop(work, None))
+        said = "run %s: step %s is over, and its code still holds one of %d threads (%d are held so)"
+        _LOG.warning(said, *key, _MOST_THREADS, len(self._outlived))
+
+
+def _at_home(work: Future[Any], tell: Callable[[], object]) -> None:
+    """Tell this loop once the work is over, before anybody who waits for it hears of it."""
+    home = asyncio.get_running_loop()
+
+    def over(_: Future[Any]) -> None:
+        with contextlib.suppress(RuntimeError):  # the worker is gone
+            home.call_soon_threadsafe(tell)
+
+    work.add_done_callback(over)
 
 
 def _imported(entrypoint: str, path: str) -> Function:

@@ -81,6 +81,10 @@ class Languages(Protocol):
         """Return (JSON pointer, problem) for each place where the value breaks the schema."""
         ...
 
+    def schema_problems(self, schema: Mapping[str, object]) -> list[tuple[str, str]]:
+        """Return (JSON pointer, problem) of a JSON Schema; only one without any is safe to `check` with."""
+        ...
+
 
 class Journal(Protocol):
     """Where an attempt writes what it did; a closed door for an attempt that lost its run."""
