@@ -592,6 +592,7 @@ async def test_a_killed_controller_leaves_nothing_half_done(
     await eventually(some, pause=0.01)
     killed.send_signal(signal.SIGKILL)
     await killed.wait()
+    done = _versions(await children(person, namespace))
     async with running(settings_for(kubeconfig, identity="heir")) as heir:
         await asyncio.gather(*(ready(person, body) for body in bodies))
         await heir.at_rest(namespace)
@@ -602,6 +603,15 @@ async def test_a_killed_controller_leaves_nothing_half_done(
 
         assert [len(made[k]) for k in ("serviceaccounts", "networkpolicies", "deployments")] == [30, 30, 30]
         assert len(written) == len(set(written))
+        assert done.items() <= _versions(made).items()
+        assert not {f"{kind}/{name}" for kind, name in done} & {"/".join(p.split("/")[-2:]) for p in written}
+
+
+def _versions(made: dict[str, list[dict]]) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return uid and version of each child of a kind that nobody but the controller writes."""
+    kinds = ("serviceaccounts", "networkpolicies")
+    metas = [(kind, found["metadata"]) for kind in kinds for found in made[kind]]
+    return {(kind, meta["name"]): (meta["uid"], meta["resourceVersion"]) for kind, meta in metas}
 
 
 async def test_a_restart_of_the_api_server_is_survived(

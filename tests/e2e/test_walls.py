@@ -118,8 +118,7 @@ def test_a_step_cannot_be_aimed_inside(api: Marketplace, url: str):
     finished = api.finished(api.start("caller", {"url": url}))
 
     assert finished["state"] == "dead"
-    assert finished["reason"] in {"AddressRefused", "HostRefused", "StepFailed"}
-    assert "refused" in json.dumps(finished).lower()
+    assert finished["reason"] == "AddressRefused"  # not HostRefused: the list of hosts is a wall of its own
 
 
 @pytest.mark.parametrize(
@@ -130,7 +129,6 @@ def test_a_step_cannot_be_aimed_inside(api: Marketplace, url: str):
         ("everesthood-postgresql.everesthood-system.svc", 5432, "shut"),
         ("everesthood-web.everesthood-system.svc", 80, "shut"),
         ("kubernetes.default.svc", 443, "shut"),
-        ("169.254.169.254", 80, "shut"),
     ],
 )
 def test_a_worker_reaches_only_what_it_must(everesthood: Installation, host: str, port: int, expected: str):

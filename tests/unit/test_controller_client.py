@@ -327,6 +327,9 @@ async def test_an_event_that_cannot_be_written_hurts_nobody(wire):
     server.then(403, {"message": "no"})
     await writes.tell(OWNER, NOTICE)
 
+    assert len(server.asked) == 1
+    assert "/events" in server.asked[0][1]
+
 
 class Time:
     def __init__(self) -> None:
