@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from tests.support.record import CREDENTIAL, INSTANCE, Harness, finish, seat, step
+from tests.support.record import CREDENTIAL, INSTANCE, TEMPLATE, Harness, finish, seat, step
 
 from everesthood.apis.reasons import Reason
 from everesthood.apis.wire import WorkReply, WorkRequest
-from everesthood.domain.limits import CONCURRENCY_SECONDS, Limits, OrganizationLimits, Rate, Shared
+from everesthood.domain.limits import CONCURRENCY_SECONDS, UNLIMITED, Limits, OrganizationLimits, Rate, Shared
 from everesthood.domain.runs import Dedupe, RunRetry, RunState
 
 pytestmark = pytest.mark.contract
@@ -84,15 +84,64 @@ async def test_starts_are_spread_over_the_period(record: Harness):
 
 async def test_of_template_and_instance_the_stricter_counts(record: Harness):
     """An instance cannot allow itself more than its template does."""
-    await publish(record, limits=Limits(concurrency=5), template_limits=TWO)
-    await publish(record, "uid-b", limits=Limits(concurrency=1), template_limits=TWO)
+    await record.registry.publish_template(replace(TEMPLATE, limits=TWO))
+    await publish(record, limits=Limits(concurrency=5))
+    await publish(record, "uid-b", limits=Limits(concurrency=1))
     for uid in ("uid-a", "uid-b"):
         await accept(record, 6, uid)
 
-    loose, strict = await ask(record), await ask(record, uid="uid-b")
+    strict, loose = await ask(record, uid="uid-b"), await ask(record)
 
-    assert (len(loose.assignments), loose.denied) == (2, "template")
     assert (len(strict.assignments), strict.denied) == (1, "instance")
+    assert (len(loose.assignments), loose.denied) == (1, "template")
+
+
+async def test_instances_of_a_template_share_its_limits(record: Harness):
+    """Runs of all instances of a template are counted together, and of no other template or organisation."""
+    await record.registry.publish_template(replace(TEMPLATE, limits=Limits(concurrency=3)))
+    await publish(record)
+    await publish(record, "uid-b")
+    await publish(record, "uid-c", template="farewell")
+    await publish(record, "uid-d", "globex")
+    for uid, namespace in (("uid-a", "acme"), ("uid-b", "acme"), ("uid-c", "acme"), ("uid-d", "globex")):
+        await accept(record, 4, uid, namespace)
+
+    replies = [
+        await ask(record, n, uid) for n, uid in ((2, "uid-a"), (2, "uid-b"), (4, "uid-c"), (4, "uid-d"))
+    ]
+
+    assert [len(reply.assignments) for reply in replies] == [2, 1, 4, 4]
+    assert [reply.denied for reply in replies] == ["", "template", "", ""]
+
+
+async def test_a_templates_limits_follow_its_newest_content(record: Harness):
+    """An older content changes nothing, a template of the same name takes over, and a removed one limits nothing."""
+    await publish(record)
+    await accept(record, 9)
+    await record.registry.publish_template(replace(TEMPLATE, generation=2, limits=Limits(concurrency=1)))
+    await record.registry.publish_template(replace(TEMPLATE, limits=UNLIMITED))
+    first = await ask(record)
+    heir = replace(TEMPLATE, uid="uid-u", limits=TWO)
+    await record.registry.publish_template(heir)
+    await record.registry.remove_template(TEMPLATE.uid)
+    second = await ask(record)
+    known = await record.registry.known_templates()
+    await record.registry.remove_template(heir.uid)
+    third = await ask(record)
+
+    assert [len(reply.assignments) for reply in (first, second, third)] == [1, 1, 7]
+    assert (known, await record.registry.known_templates()) == ({"uid-u"}, frozenset())
+
+
+async def test_an_instance_that_goes_leaves_its_templates_limits(record: Harness):
+    """The limit is the template's: the other instances keep it."""
+    await record.registry.publish_template(replace(TEMPLATE, limits=TWO))
+    await publish(record)
+    await publish(record, "uid-b")
+    await record.registry.remove_instance("uid-a")
+    await accept(record, 4, "uid-b")
+
+    assert len((await ask(record, uid="uid-b")).assignments) == 2
 
 
 async def test_instances_that_bind_a_credential_share_its_limits(record: Harness):

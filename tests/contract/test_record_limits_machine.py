@@ -12,6 +12,7 @@ from tests.support.postgres import Databases
 from tests.support.record import (
     CREDENTIAL,
     INSTANCE,
+    TEMPLATE,
     Harness,
     finish,
     memory_harness,
@@ -69,7 +70,7 @@ class Both:
             async with self.postgres.database.acquire() as connection:
                 await connection.execute(
                     "delete from run; delete from run_limit; delete from kept_back; delete from instance;"
-                    " delete from credential"
+                    " delete from credential; delete from template"
                 )
 
         self.runner.run(wiped())
@@ -153,11 +154,12 @@ def test_the_twin_and_postgres_let_in_the_same_runs(both: Both, platform: Limits
     """Accepts, claims, ends, holds and changed limits in whatever order: both answer alike, and nothing is oversold."""
 
     @settings(max_examples=25, suppress_health_check=list(HealthCheck))
-    @given(steps=STEPS, limits=LIMITS, key=LIMITS, organization=st.sampled_from([None, 3]))
-    def hold_to_the_same(steps, limits, key, organization) -> None:
+    @given(steps=STEPS, limits=LIMITS, of_all=LIMITS, key=LIMITS, organization=st.sampled_from([None, 3]))
+    def hold_to_the_same(steps, limits, of_all, key, organization) -> None:
         both.wipe()
         shared = Shared(platform=platform, organization=OrganizationLimits(concurrency=organization))
         both.do(lambda record: record.gateway.publish_limits(shared))
+        both.do(lambda record: record.registry.publish_template(replace(TEMPLATE, limits=of_all)))
         both.do(lambda record: record.registry.publish_credential(replace(CREDENTIAL, limits=key)))
         history = History(both)
         for uid in INSTANCES:

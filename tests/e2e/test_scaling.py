@@ -37,3 +37,23 @@ def test_workers_come_for_runs_and_go_after_them(everesthood: Installation, api:
         tools.get("agentinstance", "tidal", "-n", ORGANIZATION)["status"]["workers"]["reason"]
         == "ScaledToZero"
     )
+
+
+def test_a_run_outlasts_the_word_that_there_be_no_worker(everesthood: Installation, api: Marketplace):
+    """Somebody says none while the only worker is busy: it finishes its run beyond any grace, then goes."""
+    tools = everesthood.tools
+    run = api.start("steady", {"key": "none", "seconds": 45})
+    until(lambda: hits(tools).get("none-second"), seconds=30, what="the second step")
+    tools.kubectl("-n", ORGANIZATION, "scale", "agentinstance/steady", "--replicas=0")
+    try:
+        finished = api.finished(run, seconds=90)
+        tools.kubectl(
+            *("-n", ORGANIZATION, "wait", "--for=delete", "pod", "--timeout=60s"),
+            *("-l", "agents.everesthood.io/instance=steady"),
+        )
+    finally:
+        tools.kubectl("-n", ORGANIZATION, "scale", "agentinstance/steady", "--replicas=1")
+
+    assert (finished["state"], finished["attempt"]) == ("succeeded", 1)
+    assert hits(tools)["none-third"] == 1
+    everesthood.wait_ready("steady")

@@ -11,6 +11,7 @@ import pytest
 from tests.support.record import (
     CREDENTIAL,
     INSTANCE,
+    TEMPLATE,
     Harness,
     database_url,
     databases,
@@ -103,14 +104,24 @@ async def test_a_key_shared_by_instances_is_never_oversold(gateways: list[Harnes
     assert watch.most == 4
 
 
+async def test_a_template_is_never_oversold(gateways: list[Harness]):
+    """Workers of three instances of a template race for its three places."""
+    await gateways[0].registry.publish_template(replace(TEMPLATE, limits=Limits(concurrency=3)))
+    for uid in ("uid-a", "uid-b", "uid-c"):
+        await gateways[0].registry.publish_instance(replace(INSTANCE, uid=uid, name=uid))
+
+    watch = await race(gateways, ["uid-a", "uid-b", "uid-c"])
+
+    assert watch.most == 3
+
+
 async def test_limits_of_all_levels_together_neither_oversell_nor_deadlock(gateways: list[Harness]):
     """Platform, organisation, template, instance and key at once, locked by all gateways in one order."""
     shared = Shared(platform=Limits(concurrency=6), organization=OrganizationLimits(concurrency=5))
     await gateways[0].gateway.publish_limits(shared)
+    await gateways[0].registry.publish_template(replace(TEMPLATE, limits=Limits(concurrency=7)))
     for uid in ("uid-a", "uid-b"):
-        limited = replace(
-            INSTANCE, uid=uid, name=uid, limits=Limits(concurrency=4), template_limits=Limits(concurrency=3)
-        )
+        limited = replace(INSTANCE, uid=uid, name=uid, limits=Limits(concurrency=4))
         await gateways[0].registry.publish_instance(limited)
     await gateways[0].registry.publish_credential(replace(CREDENTIAL, limits=Limits(concurrency=9)))
 

@@ -10,6 +10,7 @@ from tests.support.record import databases
 from everesthood.adapters.postgres import Database, check_schema, migrate
 from everesthood.adapters.postgres.migrate import migrations
 from everesthood.domain.errors import Conflict, Unavailable
+from everesthood.domain.limits import scopes as limit_scopes
 from everesthood.entrypoints.cli.migrate import migrate as command
 
 __all__ = ["databases"]
@@ -116,3 +117,28 @@ async def test_a_server_that_is_away_is_unavailable_not_unknown():
     with pytest.raises(Unavailable):
         await check_schema(database)
     await database.close()
+
+
+async def test_limits_of_templates_hold_through_the_upgrade(database: Database):
+    """What each instance of a template had by itself becomes the strictest of it for all of them, at once."""
+    before, last = migrations()[:7], migrations()[7]
+    async with database.acquire() as connection:
+        for step in before:
+            await connection.execute(step.text)
+        for uid, namespace in (("a", "acme"), ("b", "acme"), ("c", "globex")):
+            await connection.execute(
+                "insert into instance (uid, namespace, name, generation, template, service_account, config, bindings)"
+                " values ($1, $2, $1, 1, 'greeting', 'x', '{}', '{\"slot\": \"key\"}')",
+                uid,
+                namespace,
+            )
+        await connection.execute(
+            "insert into run_limit (scope, concurrency) values ('template/a', 5), ('template/b', 3), ('instance/a', 9)"
+        )
+        async with connection.transaction():
+            await connection.execute(last.text)
+        limits = await connection.fetch("select scope, concurrency from run_limit order by scope")
+        scopes = await connection.fetchval("select scopes from instance where uid = 'a'")
+
+    assert [tuple(row) for row in limits] == [("instance/a", 9), ("template/acme/greeting", 3)]
+    assert tuple(scopes) == limit_scopes("a", "acme", "greeting", ["key"])

@@ -59,7 +59,12 @@ from everesthood.usecases.ports.record import (
     WorkerSeat,
     WorkStore,
 )
-from everesthood.usecases.ports.registry import PublishedCredential, PublishedInstance, Registry
+from everesthood.usecases.ports.registry import (
+    PublishedCredential,
+    PublishedInstance,
+    PublishedTemplate,
+    Registry,
+)
 
 LEASE_SECONDS = 30
 INSTANCE = PublishedInstance(
@@ -73,6 +78,7 @@ INSTANCE = PublishedInstance(
     config=b'{"tone":"dry"}',
     bindings={"model": "model-key"},
 )
+TEMPLATE = PublishedTemplate(uid="uid-t", namespace="acme", name="greeting", generation=1)
 CREDENTIAL = PublishedCredential(
     uid="uid-c",
     namespace="acme",

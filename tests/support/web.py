@@ -19,6 +19,7 @@ from everesthood.adapters.languages import Languages
 from everesthood.adapters.memory.bell import MemoryBell
 from everesthood.apis import wire
 from everesthood.apis.names import API_PREFIX
+from everesthood.domain.limits import UNLIMITED, Limits
 from everesthood.domain.schedules import Missed, Overlap, Schedule
 from everesthood.entrypoints.web.main import make_server
 from everesthood.entrypoints.web.parts import Parts
@@ -26,7 +27,12 @@ from everesthood.entrypoints.web.streams import Streams
 from everesthood.usecases.authorize import Authorizer
 from everesthood.usecases.ports.control import ControlStore
 from everesthood.usecases.ports.record import RunStore, WorkerSeat, WorkStore
-from everesthood.usecases.ports.registry import PublishedInstance, PublishedRevision, Registry
+from everesthood.usecases.ports.registry import (
+    PublishedInstance,
+    PublishedRevision,
+    PublishedTemplate,
+    Registry,
+)
 from everesthood.usecases.request_run import RequestRun
 
 SCHEMA = {
@@ -134,8 +140,23 @@ async def until(happened: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def publish(registry: Registry, template: Mapping[str, object] = TEMPLATE, **more: Any) -> None:
+async def publish(
+    registry: Registry,
+    template: Mapping[str, object] = TEMPLATE,
+    template_limits: Limits = UNLIMITED,
+    **more: Any,
+) -> None:
     """Publish two instances that can run, of two organisations, and one that cannot yet."""
+    for namespace in {namespace for namespace, _ in UIDS}:
+        await registry.publish_template(
+            PublishedTemplate(
+                uid=f"template-{namespace}",
+                namespace=namespace,
+                name="summarizer",
+                generation=1,
+                limits=template_limits,
+            )
+        )
     for (namespace, name), uid in UIDS.items():
         spec = json.dumps(template).encode()
         await registry.publish_revision(

@@ -84,7 +84,7 @@ async def test_a_change_is_a_new_revision_of_the_same_instance():
 
 
 def test_limits_of_all_three_kinds_are_published():
-    """An instance comes with its own limits and its template's, a credential with its own."""
+    """Template, instance and credential each come with limits of their own."""
     files = FILES.replace("  displayName: Echo", "  displayName: Echo\n  limits: {concurrency: 9}")
     files = files.replace(
         "{templateRef: {name: echo}, cred", "{templateRef: {name: echo}, limits: {rate: {runs: 3}}, cred"
@@ -95,5 +95,5 @@ def test_limits_of_all_three_kinds_are_published():
 
     (instance,) = new.instances
     assert instance.limits == Limits(rate=Rate(runs=3, period_seconds=60))
-    assert instance.template_limits == Limits(concurrency=9)
+    assert new.templates[0].limits == Limits(concurrency=9)
     assert new.credentials[0].limits == Limits(concurrency=2)

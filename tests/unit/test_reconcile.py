@@ -697,7 +697,7 @@ async def test_a_credential_shows_what_the_gateway_saw(world: World):
 
 
 async def test_limits_are_published_with_what_they_are_of(world: World):
-    """An instance is published with its own limits and those of the revision that serves, a credential with its own."""
+    """Template, instance and credential are each published with their own limits; a template's go with it."""
     world.template(limits={"concurrency": 9})
     world.instance(limits={"rate": {"runs": 3}})
     world.credential(limits={"concurrency": 2})
@@ -707,7 +707,7 @@ async def test_limits_are_published_with_what_they_are_of(world: World):
     published = world.record.instances["uid-hello"].published
     (credential,) = world.record.credentials.values()
     assert published.limits == Limits(rate=Rate(runs=3, period_seconds=60))
-    assert published.template_limits == Limits(concurrency=9)
+    assert world.record.templates["uid-greeter"].limits == Limits(concurrency=9)
     assert credential.published.limits == Limits(concurrency=2)
 
 
@@ -1160,3 +1160,143 @@ async def test_the_controller_looks_on_until_the_last_worker_is_gone(scaled: Sca
 
     assert (scaled.number, row.wanted) == (1, 1)
     assert scaled.record.instances["uid-hello"].published.quiet == ()
+
+
+@pytest.fixture
+async def fixed() -> Scaled:
+    """Three workers because somebody says so, with nothing to do."""
+    world = Scaled()
+    world.template(worker={"slots": 2})
+    world.instance(workers={"replicas": 3})
+    await world.settle()
+    world.cluster.pods = {"busy", "idle-1", "idle-2"}
+    await world.live(2)
+    assert world.number == 3
+    return world
+
+
+async def say(world: Scaled, replicas: int) -> None:
+    world.instance(workers={"replicas": replicas})
+    await world.pass_over()
+    await world.live(1)
+
+
+async def test_a_fixed_number_is_not_looked_after(fixed: Scaled):
+    """While there are as many as somebody says, the record is not asked and nothing is told of work."""
+    fixed.record.down = True
+
+    assert await fixed.watch.look() == []
+    assert fixed.record.instances["uid-hello"].published.quiet == ()
+    assert (fixed.cluster.took(), fixed.cluster.told) == ([], [])
+
+
+async def test_a_lowered_number_stops_no_worker_that_holds_a_run(fixed: Scaled):
+    """From three to one: the idle ones leave by name, the busy one stays, and the status says one all along."""
+    of_work(2, fixed, revision=fixed.status().revision.current, state=RunState.RUNNING)
+    await say(fixed, 1)
+    assert (fixed.number, fixed.cluster.removed) == (3, [])
+    workers = fixed.status().workers
+    assert (workers.desired, workers.reason) == (1, "FixedNumber")
+    for pod in ("idle-1", "idle-2"):
+        assert await fixed.leaves(pod)
+        await fixed.live(2)
+
+    assert (fixed.number, fixed.cluster.removed, fixed.cluster.pods) == (1, ["idle-1", "idle-2"], {"busy"})
+    assert fixed.says(ConditionType.READY)[0] == "True"
+    await fixed.live(1)
+    fixed.record.down = True
+    assert await fixed.watch.look() == []
+
+
+async def test_none_by_a_persons_word_lets_the_busy_finish(fixed: Scaled):
+    """To none: whoever holds a run is asked too, and its Deployment is lowered once it holds nothing."""
+    of_work(2, fixed, revision=fixed.status().revision.current, state=RunState.RUNNING)
+    await say(fixed, 0)
+    (row,) = fixed.record.scale_ins.values()
+    assert (fixed.number, row.wanted, row.drains) == (3, 3, True)
+    for pod in sorted(fixed.cluster.pods):
+        assert await fixed.leaves(pod)
+        await fixed.live(2)
+
+    assert fixed.number == 0
+
+
+async def test_a_number_that_is_raised_again_takes_the_question_back(fixed: Scaled):
+    """Three, one, three: nobody is to leave any more, and nobody was stopped."""
+    await say(fixed, 1)
+    await say(fixed, 3)
+    await fixed.live(2)
+    (row,) = fixed.record.scale_ins.values()
+
+    assert (fixed.number, row.wanted, fixed.cluster.removed) == (3, 0, [])
+    assert not await fixed.leaves("idle-1")
+
+
+async def test_a_restarted_controller_goes_on_lowering(fixed: Scaled):
+    """Its heir finds in the record who was asked, and stops nobody else."""
+    await say(fixed, 1)
+    assert await fixed.leaves("idle-1")
+    watch = DemandWatch(MemoryRegistry(fixed.record), lambda: fixed.seconds)
+    heir = replace(fixed.instances.scale, watch=watch)
+    fixed.instances = replace(fixed.instances, scale=heir, publisher=Publisher(watch.registry))
+    await fixed.pass_over()
+    assert fixed.number == 3
+    await fixed.live(2)
+    assert (fixed.number, fixed.cluster.removed) == (2, ["idle-1"])
+    assert await fixed.leaves("idle-2")
+    await fixed.live(2)
+
+    assert (fixed.number, fixed.cluster.pods) == (1, {"busy"})
+
+
+async def test_without_the_record_no_number_is_lowered(fixed: Scaled):
+    """Nobody knows then who holds runs; more workers come all the same."""
+    fixed.record.down = True
+    fixed.instance(workers={"replicas": 1})
+    await fixed.pass_over()
+    lowered = fixed.number
+    fixed.instance(workers={"replicas": 4})
+    await fixed.pass_over()
+
+    assert (lowered, fixed.number) == (3, 4)
+
+
+async def test_a_number_edited_by_hand_is_put_back_at_once(fixed: Scaled):
+    """Workers that nobody asked the controller for are not waited for."""
+    (deployment,) = fixed.children(Kind.DEPLOYMENT)
+    await fixed.cluster.resize(deployment, 7)
+    fixed.workers_are_up()
+    await fixed.pass_over()
+
+    assert (fixed.number, fixed.record.scale_ins) == (3, {})
+
+
+async def test_who_was_to_leave_stays_once_somebody_fixes_the_number(scaled: Scaled):
+    """Three workers without work, all asked to leave; then a person says three: three there are, and stay."""
+    of_work(6, scaled)
+    await scaled.live(2)
+    scaled.record.rows.clear()
+    scaled.cluster.pods = {"a", "b", "c"}
+    await scaled.live(14)
+    assert await scaled.leaves("a")
+    (row,) = scaled.record.scale_ins.values()
+    assert (scaled.number, row.wanted) == (3, 3)
+
+    await say(scaled, 3)
+    await scaled.live(4)
+
+    assert (scaled.number, row.wanted, row.leavers) == (3, 0, {})
+    assert not await scaled.leaves("b")
+
+
+async def test_workers_follow_the_work_again_once_nobody_fixes_the_number(fixed: Scaled):
+    """From three by a person's word to as many as the work needs, with its reason."""
+    fixed.instance(workers={"autoscaling": {"maxReplicas": 3, "idleSeconds": 10}})
+    await fixed.pass_over()
+    assert (fixed.number, fixed.status().workers.reason) == (3, "AtMinimum")
+    await fixed.live(12)
+    for pod in ("busy", "idle-1", "idle-2"):
+        assert await fixed.leaves(pod)
+        await fixed.live(2)
+
+    assert (fixed.number, fixed.status().workers.reason) == (0, "ScaledToZero")

@@ -18,6 +18,7 @@ from everesthood.domain.scaling import (
     Standing,
     approach,
     decide,
+    fix,
 )
 from everesthood.usecases.claiming import SLOW_POLL_SECONDS
 
@@ -256,3 +257,34 @@ def test_a_number_is_lowered_only_by_those_that_hold_nothing(decided, standing, 
         assert running == 0
         assert step.replicas >= standing.available
     assert step.ask <= max(standing.replicas, len(leaving))
+
+
+@pytest.mark.parametrize(
+    ("there", "known", "replicas", "quiet"),
+    [
+        (None, False, 2, False),
+        (1, False, 2, False),
+        (1, True, 2, True),
+        (5, False, 5, False),
+        (5, True, 2, False),
+    ],
+)
+def test_a_number_that_somebody_says_is_lowered_only_by_who_knows(there, known, replicas, quiet):
+    """More workers come at once; fewer are a matter of what the record says of those that are there."""
+    course = fix(2, None if there is None else Standing(replicas=there), known=known)
+
+    assert (course.replicas, course.reason, course.quiet) == (replicas, Reason.FIXED_NUMBER, quiet)
+
+
+@pytest.mark.parametrize(("insists", "drain"), [(False, False), (True, True)])
+def test_the_last_busy_workers_are_asked_only_where_somebody_insists(insists, drain):
+    """By their work they stay until they are idle; where a person says none, each finishes its runs and goes."""
+    standing = Standing(replicas=2, available=2)
+    step = approach(0, standing=standing, demand=Demand(running=2), insists=insists)
+
+    assert (step.replicas, step.ask, step.drain) == (2, 2, drain)
+
+
+def test_a_number_that_somebody_says_counts_no_work():
+    """What is due does not matter to it, so it is not counted."""
+    assert Policy(minimum=3, maximum=3, slots=10, fixed=True).most_due == 0

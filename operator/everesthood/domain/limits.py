@@ -134,15 +134,21 @@ class Allotment:
         return Counter(scope for one in self.started for scope in one.scopes)
 
 
-def scopes(uid: str, namespace: str, credentials: Iterable[str]) -> tuple[str, ...]:
+def scopes(uid: str, namespace: str, template: str, credentials: Iterable[str]) -> tuple[str, ...]:
     """Return what may limit an instance, from the widest; the record computes the same."""
     keys = (credential_scope(namespace, name) for name in sorted(set(credentials)))
-    return (PLATFORM, organization_scope(namespace), f"template/{uid}", f"instance/{uid}", *keys)
+    wide = (PLATFORM, organization_scope(namespace), template_scope(namespace, template))
+    return (*wide, f"instance/{uid}", *keys)
 
 
 def organization_scope(namespace: str) -> str:
     """Return the scope of an organisation."""
     return f"{ORGANIZATION}/{namespace}"
+
+
+def template_scope(namespace: str, name: str) -> str:
+    """Return the scope of an AgentTemplate: the same for all its instances."""
+    return f"template/{namespace}/{name}"
 
 
 def credential_scope(namespace: str, name: str) -> str:

@@ -26,13 +26,15 @@ class Policy:
     maximum: int
     slots: int
     """Runs that one worker executes at once."""
-    idle_seconds: float
+    idle_seconds: float = 0.0
     """How long workers must have been more than needed before they go."""
+    fixed: bool = False
+    """Somebody says how many, whatever there is to do: both bounds are that number."""
 
     @property
     def most_due(self) -> int:
         """Return how many due runs are worth counting: more would not change any decision."""
-        return self.maximum * self.slots + 1
+        return 0 if self.fixed else self.maximum * self.slots + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +127,19 @@ def decide(policy: Policy, demand: Demand, course: Course, *, available: int, no
     return replace(course, late=is_late)
 
 
+def fix(number: int, standing: Standing | None, *, known: bool) -> Course:
+    """Return the course to a number that somebody says.
+
+    Nobody is stopped while it is not known who holds runs, and who is to leave on an earlier word.
+    """
+    there = standing.replicas if standing else number
+    return Course(
+        replicas=number if known else max(number, there),
+        reason=Reason.FIXED_NUMBER,
+        quiet=known and there <= number,
+    )
+
+
 def _numbered(policy: Policy, demand: Demand, course: Course, *, available: int, now: float) -> Course:
     needed = -(-(demand.due + demand.running) // policy.slots)
     reason = Reason.SCALED_TO_DEMAND
@@ -179,8 +194,11 @@ def lowest(policy: Policy) -> Reason:
     return Reason.AT_MINIMUM if policy.minimum else Reason.SCALED_TO_ZERO
 
 
-def approach(decided: int, *, standing: Standing, demand: Demand) -> Step:
-    """Return the step from what is there to what was decided."""
+def approach(decided: int, *, standing: Standing, demand: Demand, insists: bool = False) -> Step:
+    """Return the step from what is there to what was decided.
+
+    `insists` asks workers that hold runs to leave after them also where none remains for what comes next.
+    """
     current, leaving = standing.replicas, len(demand.leaving)
     if demand.left:
         # First of all: they do nothing any more, whatever else is decided.
@@ -198,7 +216,7 @@ def approach(decided: int, *, standing: Standing, demand: Demand) -> Step:
         return _without_stragglers(decided, standing, demand)
     if not standing.settled:
         return Step(replicas=current, ask=demand.asked, drain=demand.drains)
-    return Step(replicas=current, ask=current - decided, drain=decided > 0)
+    return Step(replicas=current, ask=current - decided, drain=decided > 0 or insists)
 
 
 def _without_stragglers(decided: int, standing: Standing, demand: Demand) -> Step:

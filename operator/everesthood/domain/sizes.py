@@ -1,20 +1,21 @@
 """How many workers the revisions of an instance may have, and which of them are to be more or fewer."""
 
 import math
+from dataclasses import replace
 
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec
 from everesthood.domain import limits
 from everesthood.domain.instances import Observed, Plan
 from everesthood.domain.observed import Live
 from everesthood.domain.rollouts import standing_of
-from everesthood.domain.scaling import Policy
+from everesthood.domain.scaling import Policy, Standing
 
 
 def policies(seen: Observed, plan: Plan, grace_seconds: float) -> dict[str, Policy]:
-    """Return the bounds of each revision whose workers follow the work.
+    """Return the bounds of each revision's workers.
 
-    A new revision proves itself with as many workers as the present one has, with one at least. An old one
-    has as many as its runs need: none while they wait for a person.
+    Where they follow the work, a new revision proves itself with as many as the present one has, with one at
+    least. An old revision has as many as its runs need, always: none while they wait for a person.
     """
     bounds = seen.spec.workers.autoscaling
     serving, coming = plan.serving, plan.target
@@ -28,7 +29,10 @@ def policies(seen: Observed, plan: Plan, grace_seconds: float) -> dict[str, Poli
         if revision not in (serving, coming):
             most = seen.spec.workers.most
             found[revision] = Policy(minimum=0, maximum=most, slots=slots, idle_seconds=grace_seconds)
-        elif bounds is not None:
+        elif bounds is None:
+            number = seen.spec.workers.replicas
+            found[revision] = Policy(minimum=number, maximum=number, slots=slots, fixed=True)
+        else:
             low = bounds.min_replicas
             high = max(1, low, _useful(seen, content, bounds.max_replicas))
             if revision != serving:
@@ -42,6 +46,21 @@ def _useful(seen: Observed, content: AgentTemplateSpec, most: int) -> int:
     asked = (limits.read(seen.spec.limits).concurrency, limits.read(content.limits).concurrency)
     runs = min((number for number in asked if number is not None), default=None)
     return most if runs is None else min(most, math.ceil(runs / content.worker.slots))
+
+
+def standings(seen: Observed, plan: Plan) -> dict[str, Standing]:
+    """Return what is there of each revision's workers.
+
+    A Deployment that was last asked for as planned counts as planned: what differs is an edit by hand, which
+    is undone at once and is not taken for workers to be asked to leave.
+    """
+    planned = {child.key: child.hash for child in plan.children}
+    found = {}
+    for live in seen.deployments():
+        there = standing_of(live)
+        edited = planned.get(live.key) == live.hash and seen.spec.workers.autoscaling is None
+        found[live.revision] = replace(there, replicas=seen.replicas(live.revision)) if edited else there
+    return found
 
 
 def resized(seen: Observed, plan: Plan) -> tuple[tuple[Live, int], ...]:

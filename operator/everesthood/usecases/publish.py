@@ -12,6 +12,7 @@ from everesthood.usecases.ports.registry import (
     PublishedCredential,
     PublishedInstance,
     PublishedRevision,
+    PublishedTemplate,
     Registry,
 )
 
@@ -23,6 +24,7 @@ class Publisher:
         """Start without memories."""
         self._registry = registry
         self._instances: dict[Key, PublishedInstance] = {}
+        self._templates: dict[Key, PublishedTemplate] = {}
         self._credentials: dict[Key, PublishedCredential] = {}
         self._revisions: set[tuple[str, str]] = set()
         self._queues: dict[str, Queue] = {}
@@ -37,6 +39,12 @@ class Publisher:
         await self._registry.publish_instance(wanted)
         self._instances[key] = wanted
         return True
+
+    async def template(self, key: Key, wanted: PublishedTemplate) -> None:
+        """Publish a template if it is not published like that."""
+        if self._templates.get(key) != wanted:
+            await self._registry.publish_template(wanted)
+            self._templates[key] = wanted
 
     async def credential(self, key: Key, wanted: PublishedCredential) -> None:
         """Publish a credential if it is not published like that."""
@@ -91,6 +99,13 @@ class Publisher:
             self._queues.pop(gone, None)
         if known is not None and known.uid == gone:
             del self._instances[key]
+
+    async def drop_template(self, key: Key) -> None:
+        """Remove a template that is remembered from the record."""
+        known = self._templates.get(key)
+        if known is not None:
+            await self._registry.remove_template(known.uid)
+            del self._templates[key]
 
     async def drop_credential(self, key: Key) -> None:
         """Remove a credential that is remembered from the record."""

@@ -1,7 +1,7 @@
 """Publish manifests of files, as the controller does with those of a cluster: for one machine."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from uuid import NAMESPACE_URL, uuid5
 
 from everesthood.apis.v1alpha1.credential import AgentCredential
@@ -14,6 +14,7 @@ from everesthood.usecases.ports.registry import (
     PublishedCredential,
     PublishedInstance,
     PublishedRevision,
+    PublishedTemplate,
     Registry,
 )
 
@@ -25,6 +26,7 @@ LOCAL_NAMESPACE = "default"
 class Wanted:
     """What a set of manifests says should be there."""
 
+    templates: tuple[PublishedTemplate, ...] = ()
     revisions: tuple[PublishedRevision, ...] = ()
     instances: tuple[PublishedInstance, ...] = ()
     credentials: tuple[PublishedCredential, ...] = ()
@@ -35,9 +37,6 @@ class Wanted:
 def wanted(manifests: Sequence[Manifest], *, generation: int) -> Wanted:
     """Return what manifests without problems ask for; `generation` must grow from set to set."""
     revisions = {(r.namespace, r.template): r for r in _revisions(manifests)}
-    templates = {
-        (namespace_of(m), m.name): m.content for m in manifests if isinstance(m.content, AgentTemplate)
-    }
     instances, waiting = [], []
     for manifest in manifests:
         if isinstance(manifest.content, AgentInstance):
@@ -46,10 +45,9 @@ def wanted(manifests: Sequence[Manifest], *, generation: int) -> Wanted:
             if revision is None:
                 waiting.append(f"AgentInstance {manifest.name} waits for AgentTemplate {template}")
             else:
-                made = _instance(manifest, manifest.content, revision.digest, generation)
-                said = templates[namespace_of(manifest), template].spec.limits
-                instances.append(replace(made, template_limits=limits.read(said)))
+                instances.append(_instance(manifest, manifest.content, revision.digest, generation))
     return Wanted(
+        templates=tuple(_templates(manifests, generation)),
         revisions=tuple(revisions.values()),
         instances=tuple(instances),
         credentials=tuple(_credentials(manifests, generation)),
@@ -59,6 +57,8 @@ def wanted(manifests: Sequence[Manifest], *, generation: int) -> Wanted:
 
 async def publish_files(new: Wanted, *, registry: Registry) -> None:
     """Bring the record to what is wanted: nothing else stays in it."""
+    for template in new.templates:
+        await registry.publish_template(template)
     for revision in new.revisions:
         await registry.publish_revision(revision)
     for credential in new.credentials:
@@ -67,6 +67,8 @@ async def publish_files(new: Wanted, *, registry: Registry) -> None:
         await registry.publish_instance(instance)
     for uid in await registry.known_instances() - {instance.uid for instance in new.instances}:
         await registry.remove_instance(uid)
+    for uid in await registry.known_templates() - {template.uid for template in new.templates}:
+        await registry.remove_template(uid)
     for uid in await registry.known_credentials() - {credential.uid for credential in new.credentials}:
         await registry.remove_credential(uid)
 
@@ -84,6 +86,19 @@ def uid_of(kind: str, namespace: str, name: str) -> str:
 def _spec(document: AgentTemplate) -> Mapping[str, object]:
     dumped: Mapping[str, object] = document.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
     return dumped
+
+
+def _templates(manifests: Sequence[Manifest], generation: int) -> Iterator[PublishedTemplate]:
+    for manifest in manifests:
+        if isinstance(manifest.content, AgentTemplate):
+            namespace = namespace_of(manifest)
+            yield PublishedTemplate(
+                uid=uid_of("AgentTemplate", namespace, manifest.name),
+                namespace=namespace,
+                name=manifest.name,
+                generation=generation,
+                limits=limits.read(manifest.content.spec.limits),
+            )
 
 
 def _revisions(manifests: Sequence[Manifest]) -> Iterator[PublishedRevision]:

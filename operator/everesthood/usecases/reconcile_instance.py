@@ -180,8 +180,8 @@ async def _pursue(seen: Observed, tools: InstanceTools) -> float | None:
     if plan.publishes and not seen.children and await _begin(seen, plan, tools):
         return 0.0
     scaled = await tools.scale(seen, plan) if plan.publishes else Scaled()
-    if scaled.chosen:
-        seen = replace(seen, chosen=scaled.chosen)
+    before, seen = seen, replace(seen, chosen=scaled.chosen)
+    if any(seen.replicas(revision) != before.replicas(revision) for revision in scaled.chosen):
         plan = instances.plan(seen, tools.site)
     queue = await _publish(seen, plan, tools)
     try:
@@ -225,7 +225,6 @@ async def _publish(seen: Observed, plan: Plan, tools: InstanceTools) -> Queue:
 
 
 def _published(seen: Observed, plan: Plan, quiet: tuple[str, ...]) -> PublishedInstance:
-    content = seen.contents.get(plan.serving or "")
     return PublishedInstance(
         uid=seen.live.uid,
         namespace=seen.live.key.namespace,
@@ -239,7 +238,6 @@ def _published(seen: Observed, plan: Plan, quiet: tuple[str, ...]) -> PublishedI
         suspended=seen.spec.suspend,
         schedules=schedules.read(seen.spec.schedules),
         limits=limits.read(seen.spec.limits),
-        template_limits=limits.read(content.limits if content else None),
         quiet=quiet,
     )
 
@@ -280,7 +278,7 @@ def _rested(idle: Sequence[Live], seen: Observed, tools: InstanceTools) -> tuple
 
 
 def _changes(seen: Observed) -> Iterator[Notice]:
-    """Yield how many workers there are now of revisions whose workers follow the work."""
+    """Yield how many workers there are now of each revision, where that changes."""
     for revision, chosen in seen.chosen.items():
         live = seen.deployment(revision)
         before = rollouts.standing_of(live).replicas if live else chosen.replicas

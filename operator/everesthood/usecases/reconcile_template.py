@@ -7,7 +7,7 @@ from datetime import datetime
 
 from everesthood.apis.reasons import ConditionType, Reason
 from everesthood.apis.v1alpha1.template import AgentTemplateSpec, AgentTemplateStatus
-from everesthood.domain import conditions, revisions, templates
+from everesthood.domain import conditions, limits, revisions, templates
 from everesthood.domain.children import digest
 from everesthood.domain.conditions import Verdict
 from everesthood.domain.errors import Problem, Unavailable
@@ -16,7 +16,7 @@ from everesthood.domain.observed import Key, Kind, Live
 from everesthood.usecases import parse
 from everesthood.usecases.bring_children import Leftover, Settled, bring
 from everesthood.usecases.ports.cluster import Cluster, View
-from everesthood.usecases.ports.registry import PublishedRevision
+from everesthood.usecases.ports.registry import PublishedRevision, PublishedTemplate
 from everesthood.usecases.publish import Publisher
 
 _LEFTOVER_SECONDS = 1.0
@@ -45,6 +45,7 @@ async def reconcile_template(key: Key, tools: TemplateTools) -> float | None:
     if live is None or live.deleting:
         if live is not None:
             tools.judged.pop(live.uid, None)
+        await tools.publisher.drop_template(key)
         return None
     problems = _judge(live, tools)
     if problems:
@@ -84,7 +85,10 @@ def _judge(live: Live, tools: TemplateTools) -> tuple[Problem, ...]:
 
 
 async def _publish(live: Live, tools: TemplateTools) -> None:
-    """Put every kept revision into the record, so that a record that was restored from old catches up."""
+    """Put every kept revision into the record, so that a record that was restored from old catches up.
+
+    Limits are those of the newest content, whatever revisions the instances are on.
+    """
     for kept in _kept(live, tools.view):
         if not tools.publisher.has_revision(live.key.namespace, kept.revision):
             await tools.publisher.revision(
@@ -95,6 +99,17 @@ async def _publish(live: Live, tools: TemplateTools) -> None:
                     spec=revisions.content(kept),
                 )
             )
+    spec = parse.template_spec(live)
+    await tools.publisher.template(
+        live.key,
+        PublishedTemplate(
+            uid=live.uid,
+            namespace=live.key.namespace,
+            name=live.key.name,
+            generation=live.generation,
+            limits=limits.read(spec.limits if isinstance(spec, AgentTemplateSpec) else None),
+        ),
+    )
 
 
 async def _prune(live: Live, newest: str, tools: TemplateTools) -> None:

@@ -20,11 +20,15 @@ async def remove_ghosts(registry: Registry, census: Census) -> int:
     The record is asked before the census: whatever is published in between is in the census too.
     """
     instances = await registry.known_instances()
+    templates = await registry.known_templates()
     credentials = await registry.known_credentials()
     gone = instances - census.uids(Kind.INSTANCE)
+    dropped = templates - census.uids(Kind.TEMPLATE)
     lost = credentials - census.uids(Kind.CREDENTIAL)
     for uid in sorted(gone):
         await registry.remove_instance(uid)
+    for uid in sorted(dropped):
+        await registry.remove_template(uid)
     for uid in sorted(lost):
         await registry.remove_credential(uid)
-    return len(gone) + len(lost)
+    return len(gone) + len(dropped) + len(lost)

@@ -8,7 +8,6 @@ from everesthood.apis.reasons import Reason
 from everesthood.domain import sizes
 from everesthood.domain.errors import Unavailable
 from everesthood.domain.instances import Observed, Plan
-from everesthood.domain.rollouts import standing_of
 from everesthood.domain.scaling import Chosen, Course, Demand, Standing, approach
 from everesthood.usecases.ports.cluster import Cluster
 from everesthood.usecases.watch_demand import DemandWatch
@@ -33,7 +32,7 @@ class ScaleWorkers:
     async def __call__(self, seen: Observed, plan: Plan) -> Scaled:
         """Do what comes before the Deployments change: delete the pods of workers that have left."""
         policies = sizes.policies(seen, plan, self.grace_seconds)
-        standing = {d.revision: standing_of(d) for d in seen.deployments()} if policies else {}
+        standing = sizes.standings(seen, plan)
         said = seen.status.workers.reason or ""
         known = said in Reason._value2member_map_ and said != Reason.FIXED_NUMBER
         reason = Reason(said) if known else None
@@ -63,7 +62,8 @@ class ScaleWorkers:
     ) -> Chosen:
         if there is None:
             return _chosen(course, course.replicas)
-        step = approach(course.replicas, standing=there, demand=demand)
+        insists = course.reason is Reason.FIXED_NUMBER
+        step = approach(course.replicas, standing=there, demand=demand, insists=insists)
         try:
             if (step.ask, step.drain) != (demand.asked, demand.drains):
                 await self.watch.registry.ask_to_leave(seen.live.uid, revision, step.ask, drain=step.drain)

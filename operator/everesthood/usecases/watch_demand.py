@@ -1,4 +1,8 @@
-"""Watch the work of instances whose workers follow it: one question for all, and none while all is quiet."""
+"""Watch the work of instances: one question for all, and none while all is quiet.
+
+Where somebody says how many workers there are, the work is looked at only to lower that number without
+stopping a worker that holds a run.
+"""
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -7,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from everesthood.apis.reasons import Reason
-from everesthood.domain.scaling import NO_DEMAND, Course, Demand, Policy, Standing, decide
+from everesthood.domain.scaling import NO_DEMAND, Course, Demand, Policy, Standing, decide, fix
 from everesthood.usecases.ports.registry import Registry
 
 PERIOD_SECONDS: Final = 1.0
@@ -32,8 +36,10 @@ class _Watched:
 
     def decide(self, now: float) -> None:
         """Take what is known into account."""
-        if self.read:
-            for revision, policy in self.policies.items():
+        for revision, policy in self.policies.items():
+            if policy.fixed:
+                self.courses[revision] = fix(policy.minimum, self.standing.get(revision), known=self.read)
+            elif self.read:
                 self.courses[revision] = decide(
                     policy,
                     self.demand.get(revision, NO_DEMAND),
@@ -50,14 +56,21 @@ class _Watched:
     def _is_quiet(self, revision: str) -> bool:
         course, demand = self.courses[revision], self.demand.get(revision, NO_DEMAND)
         there = self.standing.get(revision, Standing()).replicas
-        return course.quiet and there == course.replicas and not (demand.leaving or demand.asked)
+        arrived = there == course.replicas or self.policies[revision].fixed
+        return course.quiet and arrived and not (demand.leaving or demand.asked)
+
+    @property
+    def untold(self) -> tuple[str, ...]:
+        """Return the revisions whose next work must be told of."""
+        follow = sorted(revision for revision, policy in self.policies.items() if not policy.fixed)
+        return tuple(follow) if self.is_quiet else ()
 
     @property
     def signature(self) -> object:
         """Return what a pass acts on."""
         courses = {revision: (c.replicas, c.reason, c.late) for revision, c in self.courses.items()}
         leavers = {revision: (d.leaving, d.left) for revision, d in self.demand.items() if d.leaving}
-        return courses, leavers, self.is_quiet
+        return courses, leavers, self.untold
 
 
 class DemandWatch:
@@ -88,10 +101,12 @@ class DemandWatch:
             self.forget(uid)
             return {}
         watched = self._watched.setdefault(uid, _Watched())
+        if policies != watched.policies and any(p.fixed for p in policies.values()):
+            watched.demand, watched.read = {}, False  # what is known may be of long ago
         watched.policies, watched.standing = policies, standing
+        kept = {r: c for r, c in watched.courses.items() if c.reason is not Reason.FIXED_NUMBER}
         watched.courses = {
-            revision: watched.courses.get(revision)
-            or _seed(policy, standing.get(revision), reason, self._now())
+            revision: kept.get(revision) or _seed(policy, standing.get(revision), reason, self._now())
             for revision, policy in policies.items()
         }
         watched.decide(self._now())
@@ -108,7 +123,7 @@ class DemandWatch:
     def quiet(self, uid: str) -> tuple[str, ...]:
         """Return the revisions whose next work must be told of."""
         watched = self._watched.get(uid)
-        return tuple(sorted(watched.policies)) if watched and watched.is_quiet else ()
+        return watched.untold if watched else ()
 
     def forget(self, uid: str) -> None:
         """Watch an instance no longer."""
@@ -137,6 +152,7 @@ class DemandWatch:
     def _learn(self, uid: str, demand: Mapping[str, Demand]) -> bool:
         """Take in what was read; return whether that is news for a pass."""
         watched, now = self._watched[uid], self._now()
+        on_an_earlier_word = not watched.read and any(d.asked for d in demand.values())
         watched.demand, watched.read = demand, True
         watched.decide(now)
         if watched.is_quiet:
@@ -145,7 +161,7 @@ class DemandWatch:
             self._excite(uid)
         leaving = any(d.leaving for d in demand.values())
         stale = leaving and now - watched.acted_at >= _LEAVING_SECONDS
-        return stale or watched.signature != watched.acted_on
+        return stale or on_an_earlier_word or watched.signature != watched.acted_on
 
     async def rest(self) -> None:
         """Wait until it is time to look: a moment while something is watched, else until somebody tells."""

@@ -17,7 +17,7 @@ from tests.bench.engine.load import send
 from tests.bench.engine.ours import NEVER_REACHED, Installation, installation
 from tests.bench.engine.without import FEATURES
 from tests.support.postgres import free_port, running_postgres
-from tests.support.record import INSTANCE, Harness, finish, postgres_harness, seat, step, wish
+from tests.support.record import INSTANCE, TEMPLATE, Harness, finish, postgres_harness, seat, step, wish
 from tests.support.system import RUNS_PATH, family, opens, until
 
 from everesthood.adapters.postgres import Database, migrate
@@ -105,8 +105,8 @@ async def _round(record: Harness, into: dict[str, list[float]]) -> None:
 
 async def _limited(record: Harness, limits: Limits) -> None:
     """Give the instance and its template these limits."""
-    one = replace(INSTANCE, limits=limits, template_limits=limits)
-    await record.registry.publish_instance(one)
+    await record.registry.publish_template(replace(TEMPLATE, limits=limits))
+    await record.registry.publish_instance(replace(INSTANCE, limits=limits))
 
 
 async def stores(url: str, rounds: int) -> dict[str, list[float]]:

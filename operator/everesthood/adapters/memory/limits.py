@@ -24,19 +24,24 @@ from everesthood.domain.limits import (
     organization_scope,
     rate_next,
     scopes,
+    template_scope,
 )
 from everesthood.domain.runs import RunState
-from everesthood.usecases.ports.registry import PublishedCredential, PublishedInstance
+from everesthood.usecases.ports.registry import PublishedCredential, PublishedInstance, PublishedTemplate
 
 
 def publish_instance(record: Record, instance: PublishedInstance) -> None:
     """Keep the limits of an instance; its organisation gets what every one may have."""
     _keep(record, f"instance/{instance.uid}", instance.limits)
-    _keep(record, f"template/{instance.uid}", instance.template_limits)
     every = record.limits.get(ORGANIZATION)
     if every is not None:
         mine = LimitRow(limits=every.limits, weight=every.weight)
         record.limits.setdefault(organization_scope(instance.namespace), mine)
+
+
+def publish_template(record: Record, template: PublishedTemplate) -> None:
+    """Keep the limits of a template."""
+    _keep(record, template_scope(template.namespace, template.name), template.limits)
 
 
 def publish_credential(record: Record, credential: PublishedCredential) -> None:
@@ -78,8 +83,7 @@ def _keep(record: Record, scope: str, limits: Limits) -> bool:
 
 def forget(record: Record, uid: str) -> None:
     """Forget the limits of a deleted instance."""
-    for scope in (f"instance/{uid}", f"template/{uid}"):
-        record.limits.pop(scope, None)
+    record.limits.pop(f"instance/{uid}", None)
 
 
 def hold(record: Record, namespace: str, name: str, seconds: float) -> None:
@@ -122,7 +126,7 @@ def let_in(
 
 def _scopes(instance: InstanceRow) -> tuple[str, ...]:
     found = instance.published
-    return scopes(found.uid, found.namespace, found.bindings.values())
+    return scopes(found.uid, found.namespace, found.template, found.bindings.values())
 
 
 def _gates(record: Record, mine: Sequence[str]) -> dict[str, Gate]:

@@ -34,6 +34,7 @@ from everesthood.usecases.ports.registry import (
     PublishedCredential,
     PublishedInstance,
     PublishedRevision,
+    PublishedTemplate,
 )
 
 HELD: Final = datetime.max.replace(tzinfo=UTC)
@@ -234,6 +235,7 @@ class Record:
         self.now = now
         self.instances: dict[str, InstanceRow] = {}
         self.revisions: dict[tuple[str, str], PublishedRevision] = {}
+        self.templates: dict[str, PublishedTemplate] = {}
         self.credentials: dict[str, CredentialRow] = {}
         self.schedules: dict[tuple[str, str], ScheduleRow] = {}
         self.limits: dict[str, LimitRow] = {}

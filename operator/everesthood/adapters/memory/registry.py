@@ -7,7 +7,7 @@ from dataclasses import replace
 from everesthood.adapters.memory import limits, schedules
 from everesthood.adapters.memory.cancels import cancel_child_runs
 from everesthood.adapters.memory.record import CredentialRow, InstanceRow, Record, RunRow, ScaleInRow
-from everesthood.domain.limits import credential_scope
+from everesthood.domain.limits import credential_scope, template_scope
 from everesthood.domain.runs import FINAL, RunState, after_removal
 from everesthood.domain.scaling import Demand
 from everesthood.usecases.ports.registry import (
@@ -15,6 +15,7 @@ from everesthood.usecases.ports.registry import (
     PublishedCredential,
     PublishedInstance,
     PublishedRevision,
+    PublishedTemplate,
     QueueState,
 )
 
@@ -46,6 +47,19 @@ class MemoryRegistry:
             other = row.published
             if (other.namespace, other.name) == (instance.namespace, instance.name) and not row.deleted:
                 self._remove(uid)
+
+    async def publish_template(self, template: PublishedTemplate) -> None:
+        """Write the template with its limits; an older one of the same name gives way."""
+        with self._record.reach():
+            known = self._record.templates
+            place = (template.namespace, template.name)
+            for uid in [t.uid for t in known.values() if (t.namespace, t.name) == place]:
+                if uid != template.uid:
+                    del known[uid]
+            before = known.get(template.uid)
+            if before is None or before.generation <= template.generation:
+                known[template.uid] = template
+                limits.publish_template(self._record, template)
 
     async def publish_revision(self, revision: PublishedRevision) -> None:
         """Keep the first content of a digest."""
@@ -96,6 +110,13 @@ class MemoryRegistry:
         cancel_child_runs(self._record, removed)
         self._record.queue_changed.tell(uid)
 
+    async def remove_template(self, uid: str) -> None:
+        """Forget the template's limits."""
+        with self._record.reach():
+            gone = self._record.templates.pop(uid, None)
+            if gone is not None:
+                self._record.limits.pop(template_scope(gone.namespace, gone.name), None)
+
     async def remove_credential(self, uid: str) -> None:
         """Forget the credential."""
         with self._record.reach():
@@ -108,6 +129,11 @@ class MemoryRegistry:
         """Return the uids of instances that are not deleted."""
         with self._record.reach():
             return frozenset(uid for uid, row in self._record.instances.items() if not row.deleted)
+
+    async def known_templates(self) -> frozenset[str]:
+        """Return the uids of all templates."""
+        with self._record.reach():
+            return frozenset(self._record.templates)
 
     async def known_credentials(self) -> frozenset[str]:
         """Return the uids of all credentials."""

@@ -28,8 +28,9 @@ from everesthood.domain.limits import (
     credential_scope,
     organization_scope,
     rate_next,
+    template_scope,
 )
-from everesthood.usecases.ports.registry import PublishedCredential, PublishedInstance
+from everesthood.usecases.ports.registry import PublishedCredential, PublishedInstance, PublishedTemplate
 
 Queue = tuple[str, str]
 """Instance uid and revision."""
@@ -195,11 +196,16 @@ async def gates_of(
 
 async def publish_instance(connection: Connection, instance: PublishedInstance) -> None:
     """Write the limits of an instance that was just published, as far as they differ."""
-    told = {f"instance/{instance.uid}": instance.limits, f"template/{instance.uid}": instance.template_limits}
-    changed = await connection.fetch(
-        sql("publish_limits"), instance.uid, instance.generation, *_columns(told)
-    )
+    told = _columns({f"instance/{instance.uid}": instance.limits})
+    changed = await connection.fetch(sql("publish_limits"), instance.uid, instance.generation, *told)
     changed += await connection.fetch(sql("organization_limit"), instance.namespace)
+    await _count_running(connection, changed)
+
+
+async def publish_template(connection: Connection, template: PublishedTemplate) -> None:
+    """Write the limits of a template that was just published, as far as they differ."""
+    told = _columns({template_scope(template.namespace, template.name): template.limits})
+    changed = await connection.fetch(sql("publish_limits"), template.uid, template.generation, *told)
     await _count_running(connection, changed)
 
 

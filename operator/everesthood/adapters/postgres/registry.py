@@ -17,6 +17,7 @@ from everesthood.usecases.ports.registry import (
     PublishedCredential,
     PublishedInstance,
     PublishedRevision,
+    PublishedTemplate,
     QueueState,
 )
 
@@ -70,6 +71,20 @@ class PostgresRegistry:
             "publish_revision", revision.namespace, revision.digest, revision.template, spec
         )
 
+    async def publish_template(self, template: PublishedTemplate) -> None:
+        """Write the template with its limits; an older one of the same name gives way."""
+        values = (template.uid, template.namespace, template.name, template.generation)
+
+        async def once() -> None:
+            async with self._database.transaction() as connection:
+                await connection.execute(
+                    sql("replace_template"), template.namespace, template.name, template.uid
+                )
+                await connection.execute(sql("publish_template"), *values)
+                await limits.publish_template(connection, template)
+
+        await again(once)
+
     async def publish_credential(self, credential: PublishedCredential) -> None:
         """Write the credential; another Secret or key is looked at anew."""
         values = (
@@ -107,6 +122,10 @@ class PostgresRegistry:
         await cancel_child_runs_if_possible(self._database, self._announcer, removed)
         await self._database.notify(QUEUES, uid)
 
+    async def remove_template(self, uid: str) -> None:
+        """Forget the template's limits."""
+        await self._database.fetch("remove_template", uid)
+
     async def remove_credential(self, uid: str) -> None:
         """Forget the credential."""
         await self._database.fetch("remove_credential", uid)
@@ -114,6 +133,10 @@ class PostgresRegistry:
     async def known_instances(self) -> frozenset[str]:
         """Return the uids of instances that are not deleted."""
         return frozenset(row["uid"] for row in await self._database.fetch("known_instances"))
+
+    async def known_templates(self) -> frozenset[str]:
+        """Return the uids of all templates."""
+        return frozenset(row["uid"] for row in await self._database.fetch("known_templates"))
 
     async def known_credentials(self) -> frozenset[str]:
         """Return the uids of all credentials."""

@@ -200,7 +200,8 @@ class AgentTemplateSpec(Model):
         Limits | None,
         Field(
             description=(
-                "Limits of each instance by itself. An instance can set stricter ones of its own, not looser."
+                "Limits of all instances of the template together, whichever revisions they are on. An"
+                " instance can set stricter ones of its own, not looser."
             )
         ),
     ] = None

@@ -30,10 +30,19 @@ class PublishedInstance:
     suspended: bool = False
     schedules: tuple[Schedule, ...] = ()
     limits: Limits = UNLIMITED
-    template_limits: Limits = UNLIMITED
-    """Those that the current revision of the template sets for each of its instances."""
     quiet: tuple[str, ...] = ()
     """Revisions whose work the controller wants to hear of, because it does not look."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedTemplate:
+    """An accepted AgentTemplate as far as it is more than its revisions: what holds for all its instances."""
+
+    uid: str
+    namespace: str
+    name: str
+    generation: int
+    limits: Limits = UNLIMITED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +106,10 @@ class Registry(Protocol):
         """
         ...
 
+    async def publish_template(self, template: PublishedTemplate) -> None:
+        """Write the template; unchanged content writes nothing."""
+        ...
+
     async def publish_revision(self, revision: PublishedRevision) -> None:
         """Keep the content; a digest is never rewritten."""
         ...
@@ -109,12 +122,20 @@ class Registry(Protocol):
         """Cancel what waits, forget schedules, mark the instance deleted, so that its broker user goes."""
         ...
 
+    async def remove_template(self, uid: str) -> None:
+        """Forget the template; its revisions stay."""
+        ...
+
     async def remove_credential(self, uid: str) -> None:
         """Forget the credential."""
         ...
 
     async def known_instances(self) -> frozenset[str]:
         """Return the uids of all instances that are not marked deleted."""
+        ...
+
+    async def known_templates(self) -> frozenset[str]:
+        """Return the uids of all templates."""
         ...
 
     async def known_credentials(self) -> frozenset[str]:

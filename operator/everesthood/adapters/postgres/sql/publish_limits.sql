@@ -1,8 +1,9 @@
--- Writes the limits of an instance that was just published, as far as they differ; absent ones go.
+-- Writes the limits of an instance or a template that was just published, as far as they differ; absent ones go.
 with told as (
     select * from unnest($3::text[], $4::int[], $5::int[], $6::int[], $7::int[])
         t(scope, concurrency, runs, period_seconds, burst)
     where exists (select from instance where uid = $1 and generation = $2 and deleted_at is null)
+       or exists (select from template where uid = $1 and generation = $2)
 ), gone as (
     delete from run_limit l using told t
     where l.scope = t.scope and t.concurrency is null and t.runs is null

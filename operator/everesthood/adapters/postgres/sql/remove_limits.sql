@@ -1,1 +1,1 @@
-delete from run_limit where scope in ('template/' || $1::text, 'instance/' || $1::text)
+delete from run_limit where scope = 'instance/' || $1::text
