@@ -36,6 +36,18 @@ class CurrentCluster:
     def kubeconfig(self) -> Path:
         return cache() / "current" / "kubeconfig"
 
+    @property
+    def host_address(self) -> str:
+        raise TestBedError("CLUSTER=current: nobody knows how your cluster reaches this machine")
+
+    @property
+    def routes_services(self) -> bool:
+        return False
+
+    @property
+    def has_fake_nodes(self) -> bool:
+        return False
+
     def start(self, *, node: bool = True, fake_nodes: int = 0) -> None:
         """Write a kubeconfig with the named context alone, so that no other can be hit."""
         del node

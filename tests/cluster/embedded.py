@@ -47,6 +47,18 @@ class EmbeddedCluster:
     def kubeconfig(self) -> Path:
         return self.layout.kubeconfig
 
+    @property
+    def host_address(self) -> str:
+        return self.layout.host_ip
+
+    @property
+    def routes_services(self) -> bool:
+        return True
+
+    @property
+    def has_fake_nodes(self) -> bool:
+        return True
+
     def start(self, *, node: bool = True, fake_nodes: int = 0, more: More = NOTHING_MORE) -> None:
         """Boot; what an earlier cluster left is removed first, a healthy one is kept."""
         with self._alone():
@@ -136,9 +148,14 @@ class EmbeddedCluster:
         if os.geteuid() != 0:
             raise TestBedError("the embedded cluster needs root: it makes network namespaces and mounts")
         packages.ensure()
+        # What is made for the first time is mostly compiled, images mostly fetched: neither waits for the other.
+        pictures = _Background(images.build_all) if node and not binaries.are_built() else None
         binaries.kube()
         if node:
             binaries.kube_router()
+        if pictures:
+            pictures.result()
+        if node:
             images.ensure(PAUSE_IMAGE)
             images.ensure(BASE_IMAGE)
         leftovers.remove(self.layout)

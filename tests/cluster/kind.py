@@ -1,6 +1,7 @@
 """The kind provider: a node in a Docker container, images built or pulled by Docker."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 from tests.cluster.api import until
@@ -18,6 +19,7 @@ from tests.cluster.settings import (
 
 NAME = "everesthood-test"
 NODE_CONTAINER = f"{NAME}-control-plane"
+NETWORK = "kind"
 # Our names -> what stands for them where a registry can be reached.
 UPSTREAM = {
     POSTGRES_IMAGE: "docker.io/library/postgres:17",
@@ -38,6 +40,20 @@ class KindCluster:
     def kubeconfig(self) -> Path:
         return cache() / "kind" / "kubeconfig"
 
+    @property
+    def host_address(self) -> str:
+        """Return the gateway of Docker's network, which is this machine where Docker runs on it."""
+        place = f'{{{{(index .NetworkSettings.Networks "{NETWORK}").Gateway}}}}'
+        return run("docker", "container", "inspect", "--format", place, NODE_CONTAINER).strip()
+
+    @property
+    def routes_services(self) -> bool:
+        return False
+
+    @property
+    def has_fake_nodes(self) -> bool:
+        return False
+
     def start(self, *, node: bool = True, fake_nodes: int = 0) -> None:
         """Create the cluster; kind knows none without a node, so `node` changes nothing."""
         del node
@@ -50,6 +66,7 @@ class KindCluster:
         else:
             with step("kind creates a cluster; the first time it pulls its node image"):
                 run("kind", "create", "cluster", *place, "--wait", "120s")
+            self.load_image(BASE_IMAGE)
         say(f"cluster ready: export KUBECONFIG={self.kubeconfig}")
 
     def stop(self) -> None:
@@ -67,13 +84,13 @@ class KindCluster:
             return
         with step(f"image {image}"):
             _provide(image)
-            run("kind", "load", "docker-image", image, "--name", NAME)
+            self._load(image)
 
     def name_by_content(self, image: str) -> str:
         digest = run("docker", "image", "inspect", "--format", "{{.Id}}", image).strip()
         exact = f"{image}-{digest.removeprefix('sha256:')[:12]}"
         run("docker", "tag", image, exact)
-        run("kind", "load", "docker-image", exact, "--name", NAME)
+        self._load(exact)
         return exact
 
     def kubectl(self, *args: str, stdin: str | None = None) -> str:
@@ -88,11 +105,28 @@ class KindCluster:
         return Path(shutil.which(name) or name), environment(KUBECONFIG=str(self.kubeconfig))
 
     def restart_apiserver(self) -> None:
-        """Kill the server's process in the node; the kubelet starts another."""
+        """Kill the server's container in the node; the kubelet starts another."""
         before = self._apiserver()
-        run("docker", "exec", NODE_CONTAINER, "pkill", "-KILL", "-x", "kube-apiserver")
+        # Without a timeout there is no SIGTERM before the SIGKILL: https://github.com/containerd/cri/pull/75
+        run("docker", "exec", NODE_CONTAINER, "crictl", "stop", "--timeout", "0", before)
         until(lambda: self._apiserver() not in ("", before), timeout=90, what="another API server runs")
         until(self._is_ready, timeout=90, what="the API server is ready")
+
+    def _load(self, image: str) -> None:
+        """Give the node this machine's platform of an image.
+
+        Of an image of many platforms Docker may have but one, and `kind load docker-image` asks for all:
+        https://github.com/kubernetes-sigs/kind/issues/3795. Docker before 28 cannot say which, and has the problem less.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            archive = Path(folder, "image.tar")
+            platform = run(
+                "docker", "image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", image
+            ).strip()
+            if attempt("docker", "image", "save", "--platform", platform, "-o", archive, image):
+                run("kind", "load", "image-archive", archive, "--name", NAME)
+            else:
+                run("kind", "load", "docker-image", image, "--name", NAME)
 
     def _exists(self) -> bool:
         return NAME in run("kind", "get", "clusters").split()
@@ -110,7 +144,8 @@ def _provide(image: str) -> None:
     if image == OPERATOR_IMAGE:
         run("docker", "build", "-q", "-t", image, "-f", REPOSITORY / "operator" / "Dockerfile", REPOSITORY)
     elif image in UPSTREAM:
-        run("docker", "pull", "-q", UPSTREAM[image])
+        if not attempt("docker", "image", "inspect", UPSTREAM[image]):
+            run("docker", "pull", "-q", UPSTREAM[image])
         run("docker", "tag", UPSTREAM[image], image)
     elif not attempt("docker", "image", "inspect", image):
         raise TestBedError(f"Docker has no image {image}")

@@ -15,6 +15,7 @@ PACKAGES = {
     "containernetworking-plugins": "/usr/lib/cni/bridge",
     "buildah": "/usr/bin/buildah",
     "mmdebstrap": "/usr/bin/mmdebstrap",
+    "debian-archive-keyring": "/usr/share/keyrings/debian-archive-keyring.gpg",
     "iptables": "/usr/sbin/iptables",
     "nftables": "/usr/sbin/nft",
     "conntrack": "/usr/sbin/conntrack",
@@ -42,4 +43,6 @@ def ensure() -> None:
     with step(f"Debian packages, once: {names}"):
         run("apt-get", "update", "-q", env=quiet)
         # Run level 1 keeps the packages' own services from starting: the cluster starts its own.
-        run("apt-get", "install", "-qy", "--no-install-recommends", *wanted, env=quiet | {"RUNLEVEL": "1"})
+        # Nothing is removed: Docker's own packages stand in the way of Debian's containerd and runc.
+        options = ("-qy", "--no-install-recommends", "--no-remove")
+        run("apt-get", "install", *options, *wanted, env=quiet | {"RUNLEVEL": "1"})

@@ -13,11 +13,12 @@ def say(text: str) -> None:
 
 @contextmanager
 def step(text: str) -> Iterator[None]:
-    """Announce a long step and say how long it took."""
+    """Announce a long step and say how long it took; others may be under way at the same time."""
     say(f"· {text} …")
     begun = time.monotonic()
     yield
-    say(f"  done in {time.monotonic() - begun:.1f} s")
+    what = text.partition(",")[0]
+    say(f"  {time.monotonic() - begun:5.1f} s  {what}")
 
 
 class Stopwatch:

@@ -19,6 +19,21 @@ class Provider(Protocol):
         """Return the administrator's kubeconfig, usable from the host."""
         ...
 
+    @property
+    def host_address(self) -> str:
+        """Return the address at which the API server reaches a server on this machine."""
+        ...
+
+    @property
+    def routes_services(self) -> bool:
+        """Return whether this machine reaches pods and Services by their addresses."""
+        ...
+
+    @property
+    def has_fake_nodes(self) -> bool:
+        """Return whether nodes that only pretend can be had."""
+        ...
+
     def start(self, *, node: bool = True, fake_nodes: int = 0) -> None:
         """Bring the cluster up; a cluster that is up stays as it is."""
         ...
