@@ -1185,6 +1185,7 @@ async def test_a_fixed_number_is_not_looked_after(fixed: Scaled):
     """While there are as many as somebody says, the record is not asked and nothing is told of work."""
     fixed.record.down = True
 
+    assert list(fixed.watch.numbers()) == [(Reason.FIXED_NUMBER, 3, 3)]
     assert await fixed.watch.look() == []
     assert fixed.record.instances["uid-hello"].published.quiet == ()
     assert (fixed.cluster.took(), fixed.cluster.told) == ([], [])

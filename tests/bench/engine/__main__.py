@@ -1,6 +1,6 @@
 """The run engine beside its peers: `python -m tests.bench.engine [PART…]`.
 
-`throughput` installs the peers at its first run. `--page` puts what was printed into docs/explanation/speed.md. Idle latency and schedules are `tests.bench.latency` and
+`throughput` installs the peers at its first run. `--page` puts what was printed into docs/explanation/speed.md. Schedules are
 `tests.bench.schedules`; a missed target makes the command fail after everything was printed.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from tests.bench import latency
 from tests.bench.engine import costs, history, resume, slots, throughput
 from tests.bench.engine.installs import Missing
 
@@ -21,6 +22,7 @@ PAGE: Final = Path(__file__).parents[3] / "docs" / "explanation" / "speed.md"
 PARTS: Final[Mapping[str, Callable[..., int]]] = {
     "throughput": throughput.measure,
     "slots": slots.measure,
+    "idle": latency.measure,
     "resume": resume.measure,
     "history": history.measure,
     "costs": costs.measure,

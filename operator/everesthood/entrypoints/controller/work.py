@@ -2,13 +2,16 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter as Count
+from prometheus_client import Gauge, Histogram
 
 from everesthood.adapters.kubernetes.cache import Cache
 from everesthood.adapters.kubernetes.workqueue import WorkQueue
+from everesthood.apis.reasons import Reason
 from everesthood.domain.errors import Unavailable
 from everesthood.domain.observed import Key
 from everesthood.usecases.ports.cluster import ApiError
@@ -17,7 +20,7 @@ from everesthood.usecases.publish import Publisher
 from everesthood.usecases.watch_demand import DemandWatch
 
 _LOG: Final = logging.getLogger(__name__)
-_RECONCILES: Final = Counter("everesthood_reconciles", "Passes by kind and outcome.", ["kind", "outcome"])
+_RECONCILES: Final = Count("everesthood_reconciles", "Passes by kind and outcome.", ["kind", "outcome"])
 _LAG: Final = Histogram(
     "everesthood_loop_lag_seconds",
     "How late the event loop runs its timers.",
@@ -25,11 +28,11 @@ _LAG: Final = Histogram(
 )
 _DESIRED: Final = Gauge(
     "everesthood_scaled_workers_desired",
-    "Workers that there should be where they follow the work.",
+    "Workers that there should be, by why so many.",
     ["reason"],
 )
 _AVAILABLE: Final = Gauge(
-    "everesthood_scaled_workers_available", "Workers that are up where they follow the work.", ["reason"]
+    "everesthood_scaled_workers_available", "Workers that are up, by why so many should be.", ["reason"]
 )
 _CONFLICT: Final = 409
 _CONFLICT_SECONDS: Final = 1.0
@@ -134,11 +137,15 @@ async def watch_demand(watch: DemandWatch, cache: Cache, queue: WorkQueue[Key]) 
 
 
 def _measure(watch: DemandWatch) -> None:
-    _DESIRED.clear()
-    _AVAILABLE.clear()
+    wanted: Counter[Reason] = Counter()
+    up: Counter[Reason] = Counter()
     for reason, desired, available in watch.numbers():
-        _DESIRED.labels(reason.value).inc(desired)
-        _AVAILABLE.labels(reason.value).inc(available)
+        wanted[reason] += desired
+        up[reason] += available
+    for gauge, numbers in ((_DESIRED, wanted), (_AVAILABLE, up)):
+        gauge.clear()
+        for reason, number in numbers.items():
+            gauge.labels(reason.value).set(number)
 
 
 async def measure_lag() -> None:
