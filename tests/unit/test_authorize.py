@@ -88,6 +88,17 @@ async def test_permissions_of_one_are_not_those_of_another(world):
     assert not await world.may("ada", "")
 
 
+async def test_whoever_may_do_it_to_all_is_asked_about_once(world):
+    """A caller of a hundred instances costs one review; one who may call two of them is asked about each."""
+    world.server.grant("ada", "acme", "create run")
+    for name in ("one", "two"):
+        world.server.grant("bob", "acme", "create run", name=name)
+
+    assert all([await world.may("ada", f"agent-{n}") for n in range(100)])
+    assert world.server.calls["subjectaccessreviews"] == 1
+    assert [await world.may("bob", name) for name in ("one", "two", "three")] == [True, True, False]
+
+
 async def test_equal_questions_at_one_time_are_asked_once(world):
     """A thousand requests that come together cost one review."""
     world.server.know("t", "ada", "everesthood-web")

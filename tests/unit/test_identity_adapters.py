@@ -147,6 +147,32 @@ async def test_a_pods_owners_lead_to_its_instance(server):
     assert await KubernetesPodOwners(server).seat("acme", "p", "p-1") == ("i-1", "abc")
 
 
+async def test_who_owns_a_pods_owner_is_asked_once(server):
+    """Of a pod that was seated before only the pod is read: the rest does not change."""
+    chain(server)
+    owners = KubernetesPodOwners(server)
+    await owners.seat("acme", "p", "p-1")
+    before = server.calls.total()
+
+    assert await owners.seat("acme", "p", "p-1") == ("i-1", "abc")
+    assert server.calls.total() == before + 1
+
+
+async def test_a_pod_that_names_another_namespaces_owner_seats_nobody(server):
+    """What is remembered of an owner holds in its own namespace."""
+    chain(server)
+    owners = KubernetesPodOwners(server)
+    await owners.seat("acme", "p", "p-1")
+    pod = server.objects["/api/v1/namespaces/acme/pods/p"]
+    server.objects["/api/v1/namespaces/evil/pods/p"] = {
+        **pod,
+        "metadata": {**pod["metadata"], "namespace": "evil"},
+    }
+
+    with pytest.raises(Forbidden):
+        await owners.seat("evil", "p", "p-1")
+
+
 OURS = "agents.everesthood.io/v1alpha1"
 
 

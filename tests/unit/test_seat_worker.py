@@ -39,9 +39,12 @@ class Kubernetes:
         self.seat_of_pod = ("uid-a", "r1")
         self.asked = 0
         self.error = None
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def authenticate(self, token, audiences):
         self.asked += 1
+        await self.answers.wait()
         assert audiences == (GATEWAY_AUDIENCE,)
         if self.error:
             raise self.error
@@ -63,6 +66,11 @@ class Case:
             store=MemoryGateway(self.record),
             now=lambda: self.time,
         )
+
+
+async def settled(case):
+    """Let questions that nobody waits for be answered."""
+    await asyncio.gather(*case.seat._asking.values())
 
 
 @pytest.fixture
@@ -138,8 +146,52 @@ async def test_an_answer_holds_for_a_minute_and_a_refusal_for_no_time(case):
     assert case.kubernetes.asked == 2
 
     case.time = 61.0
+    for _ in range(9):
+        await case.seat("good")
+    await settled(case)
+    assert case.kubernetes.asked == 3
     await case.seat("good")
     assert case.kubernetes.asked == 3
+
+
+async def test_a_known_worker_never_waits_for_kubernetes(case):
+    """A minute-old answer still seats, however long the API server takes; no lease ends for its sake."""
+    await case.seat("good")
+    case.time, case.kubernetes.answers = 61.0, asyncio.Event()
+
+    async with asyncio.timeout(1):
+        seat = await case.seat("good")
+    case.kubernetes.answers.set()
+    await settled(case)
+
+    assert (seat.pod, case.kubernetes.asked) == ("pod-1", 2)
+
+
+@pytest.mark.parametrize("error", [Unauthenticated("revoked"), Forbidden("over", Reason.NOT_YOURS)])
+async def test_a_worker_that_is_one_no_longer_is_refused_after_a_minute(case, error):
+    """The first call after a minute finds out, and the next is refused."""
+    await case.seat("good")
+    case.time, case.kubernetes.error = 61.0, error
+    await case.seat("good")
+    await settled(case)
+
+    with pytest.raises(type(error)):
+        await case.seat("good")
+
+
+async def test_an_outage_of_kubernetes_ends_no_work_for_five_minutes(case):
+    """Who is known is seated that long without an answer; then it hears to try again."""
+    await case.seat("good")
+    case.kubernetes.error = Unavailable("away")
+    for case.time in (61.0, 200.0, 299.0):
+        await case.seat("good")
+        await settled(case)
+    case.time = 301.0
+    with pytest.raises(Unavailable):
+        await case.seat("good")
+    case.kubernetes.error = None
+
+    assert (await case.seat("good")).pod == "pod-1"
 
 
 async def test_a_known_worker_is_served_while_kubernetes_is_away(case):

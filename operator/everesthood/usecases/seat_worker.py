@@ -1,26 +1,39 @@
 """Tell who a worker is: from its token to its pod, from the pod to its instance and revision."""
 
+import asyncio
 import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from everesthood.apis.names import GATEWAY_AUDIENCE
 from everesthood.apis.reasons import Reason
-from everesthood.domain.errors import Forbidden, Unauthenticated
+from everesthood.domain.errors import Forbidden, Unauthenticated, Unavailable
 from everesthood.usecases.ports.identity import Identities, Identity, PodOwners
 from everesthood.usecases.ports.record import GatewayStore, WorkerSeat
 
-_KEEP_SECONDS: Final = 60.0
+_FRESH_SECONDS: Final = 60.0
+"""An older answer is asked for again, while the worker goes on: a lease may end before that is answered."""
+_KEEP_SECONDS: Final = 300.0
+"""How long an answer holds where Kubernetes gives no other: its outage ends no run that goes on."""
 _MOST: Final = 20_000
+_AT_ONCE: Final = 16
+"""Questions that nobody waits for."""
 _PREFIX: Final = "system:serviceaccount:"
 _POD_NAME: Final = "authentication.kubernetes.io/pod-name"
 _POD_UID: Final = "authentication.kubernetes.io/pod-uid"
 
 
+class _Known(NamedTuple):
+    """An answer, as old as its question."""
+
+    at: float
+    seat: WorkerSeat
+
+
 class SeatWorker:
-    """Seats workers; an answer holds for a minute, a refusal for no time at all."""
+    """Seats workers; an answer is asked for again each minute, a refusal holds for no time at all."""
 
     def __init__(
         self,
@@ -35,7 +48,9 @@ class SeatWorker:
         self._owners = owners
         self._store = store
         self._now = now
-        self._known: OrderedDict[bytes, tuple[float, WorkerSeat]] = OrderedDict()
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._asking: dict[bytes, asyncio.Task[None]] = {}
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def __call__(self, token: str, revision: str | None = None) -> WorkerSeat:
         """Return the seat of the token's pod.
@@ -49,19 +64,36 @@ class SeatWorker:
             raise Unauthenticated("Send the worker's ServiceAccount token as Authorization: Bearer.")
         digest = hashlib.sha256(token.encode()).digest()
         known = self._known.get(digest)
-        if known is None or known[0] < self._now():
-            known = (self._now() + _KEEP_SECONDS, await self._find(token))
-            self._keep(digest, known)
-        seat = known[1]
+        if known is None or self._age(known) >= _KEEP_SECONDS:
+            known = await self._learn(digest, token)
+        elif self._age(known) >= _FRESH_SECONDS and digest not in self._asking:
+            task = self._asking[digest] = asyncio.create_task(self._ask_again(digest, token))
+            task.add_done_callback(lambda _: self._asking.pop(digest, None))
+        seat = known.seat
         if revision is not None and revision != seat.revision:
             raise _not_yours(f"The pod belongs to revision {seat.revision}, not to {revision}.")
         return seat
 
-    def _keep(self, digest: bytes, known: tuple[float, WorkerSeat]) -> None:
+    def _age(self, known: _Known) -> float:
+        return self._now() - known.at
+
+    async def _ask_again(self, digest: bytes, token: str) -> None:
+        """Renew an answer that is still good, or forget it where it is no longer true."""
+        async with self._turns:
+            try:
+                await self._learn(digest, token)
+            except (Unauthenticated, Forbidden):
+                self._known.pop(digest, None)
+            except Unavailable:
+                return  # the next call asks again; the old answer holds as long as it may
+
+    async def _learn(self, digest: bytes, token: str) -> _Known:
+        known = _Known(self._now(), await self._find(token))
         self._known[digest] = known
         self._known.move_to_end(digest)
         while len(self._known) > _MOST:
             self._known.popitem(last=False)
+        return known
 
     async def _find(self, token: str) -> WorkerSeat:
         identity = await self._identities.authenticate(token, (GATEWAY_AUDIENCE,))

@@ -1,5 +1,6 @@
 """Follows a worker pod's owners up to its AgentInstance, for the gateway."""
 
+from collections import OrderedDict
 from typing import Any, Final
 
 from everesthood.adapters.kubernetes.client import object_path
@@ -10,6 +11,7 @@ from everesthood.domain.errors import Forbidden
 from everesthood.usecases.ports.cluster import ApiError
 
 _NOT_FOUND: Final = 404
+_MOST: Final = 20_000
 _GONE_PHASES: Final = frozenset({"Succeeded", "Failed"})
 
 
@@ -19,6 +21,8 @@ class KubernetesPodOwners:
     def __init__(self, client: Asks) -> None:
         """Ask through `client`, whose account may get pods, ReplicaSets and Deployments."""
         self._client = client
+        self._ends: OrderedDict[tuple[str, str, str], tuple[str, str]] = OrderedDict()
+        """A ReplicaSet, by namespace, name and uid → (instance uid, revision), which it keeps."""
 
     async def seat(self, namespace: str, pod: str, pod_uid: str) -> tuple[str, str]:
         """Return (instance uid, revision) at the end of pod → ReplicaSet → Deployment → AgentInstance."""
@@ -27,7 +31,17 @@ class KubernetesPodOwners:
             raise _not_yours(f"Pod {namespace}/{pod} is not the one that the token was made for.")
         if (found.get("status") or {}).get("phase") in _GONE_PHASES:
             raise _not_yours(f"Pod {namespace}/{pod} is over.")
-        replica_set = await self._owner(found, "ReplicaSet", "replicasets")
+        owner = _controller(found, "ReplicaSet", "apps/v1")
+        key = (namespace, str(owner["name"]), str(owner["uid"]))
+        end = self._ends.get(key) or await self._end(found)
+        self._ends[key] = end
+        self._ends.move_to_end(key)
+        if len(self._ends) > _MOST:
+            self._ends.popitem(last=False)
+        return end
+
+    async def _end(self, pod: dict[str, Any]) -> tuple[str, str]:
+        replica_set = await self._owner(pod, "ReplicaSet", "replicasets")
         deployment = await self._owner(replica_set, "Deployment", "deployments")
         instance = _controller(deployment, "AgentInstance", names.API_VERSION)
         revision = (deployment["metadata"].get("labels") or {}).get(names.LABEL_REVISION)
