@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from signal import Signals
 
 from tests.cluster.commands import environment, run
 from tests.cluster.kind import UPSTREAM
@@ -35,6 +36,18 @@ class CurrentCluster:
     @property
     def kubeconfig(self) -> Path:
         return cache() / "current" / "kubeconfig"
+
+    @property
+    def host_address(self) -> str:
+        raise TestBedError("CLUSTER=current: how your cluster reaches this machine is not known")
+
+    @property
+    def reaches_services(self) -> bool:
+        return False
+
+    @property
+    def has_fake_nodes(self) -> bool:
+        return False
 
     def start(self, *, node: bool = True, fake_nodes: int = 0) -> None:
         """Write a kubeconfig with the named context alone, so that no other can be hit."""
@@ -78,3 +91,6 @@ class CurrentCluster:
 
     def restart_apiserver(self) -> None:
         raise TestBedError("CLUSTER=current: the API server of your cluster is not the tests' to kill")
+
+    def signal_pod(self, uid: str, number: Signals) -> None:
+        raise TestBedError(f"CLUSTER=current: pod {uid} is not the tests' to send {number.name}")

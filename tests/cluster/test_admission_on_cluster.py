@@ -72,9 +72,9 @@ def _free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def hook(api, kubeconfig, tmp_path_factory):
+def hook(api, cluster, kubeconfig, tmp_path_factory):
     """Run the webhook as a process and register it for the labelled namespaces of this module."""
-    address, port, metrics = api.own_address, _free_port(), _free_port()
+    address, port, metrics = cluster.provider.host_address, _free_port(), _free_port()
     folder = make_certificate(tmp_path_factory.mktemp("tls"), "hook", alternative=f"IP:{address}")
     environment = os.environ | {
         "EVERESTHOOD_ADMISSION_PORT": str(port),

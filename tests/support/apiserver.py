@@ -3,7 +3,6 @@
 import base64
 import http.client
 import json
-import socket
 import ssl
 import tempfile
 from pathlib import Path
@@ -32,14 +31,6 @@ class ApiServer:
             cert.write_text(_text(user, "client-certificate"))
             key.write_text(_text(user, "client-key"))
             self._tls.load_cert_chain(cert, key)
-
-    @property
-    def own_address(self) -> str:
-        """Return the address of this machine as the API server can reach it."""
-        host, port = str(self.address.hostname), self.address.port or 443
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, port))
-            return str(probe.getsockname()[0])
 
     def send(
         self, method: str, path: str, body: object = None, *, content_type: str = "application/json"
