@@ -27,7 +27,8 @@ UPSTREAM = {
     BASE_IMAGE: "docker.io/library/python:3.13-slim",
 }
 
-# For each process of a pod; the node's image has no pgrep that knows cgroups. The sandbox's own is left alone.
+# In shell, as the node's image has neither Python nor a way to ask for a cgroup's processes by a pod's uid.
+# The sandbox's own process is left alone.
 _SIGNAL = """
 proc=$1 signal=$2 hit=
 for folder in "$proc"/[0-9]*; do
