@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import tarfile
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -100,6 +101,19 @@ def kill_shims(layout: Layout) -> None:
         name = sha256(f"{layout.containerd_socket}/k8s.io/{sandbox}".encode()).hexdigest()
         Path("/run/containerd/s", name).unlink(missing_ok=True)
     until(lambda: not _shims(layout), timeout=10, what="the containers' shims end")
+
+
+def processes_of(pod_uid: str) -> list[int]:
+    """Return the processes of a pod's containers, without the sandbox's own."""
+    spellings = (pod_uid, pod_uid.replace("-", "_"))
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            cgroup = (folder / "cgroup").read_text()
+            command = (folder / "cmdline").read_bytes()
+            if any(uid in cgroup for uid in spellings) and not command.startswith(b"/pause"):
+                found.append(int(folder.name))
+    return found
 
 
 def _import(layout: Layout, image: Image, *, without: set[str]) -> bool:

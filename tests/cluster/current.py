@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from signal import Signals
 
 from tests.cluster.commands import environment, run
 from tests.cluster.kind import UPSTREAM
@@ -38,10 +39,10 @@ class CurrentCluster:
 
     @property
     def host_address(self) -> str:
-        raise TestBedError("CLUSTER=current: nobody knows how your cluster reaches this machine")
+        raise TestBedError("CLUSTER=current: how your cluster reaches this machine is not known")
 
     @property
-    def routes_services(self) -> bool:
+    def reaches_services(self) -> bool:
         return False
 
     @property
@@ -90,3 +91,6 @@ class CurrentCluster:
 
     def restart_apiserver(self) -> None:
         raise TestBedError("CLUSTER=current: the API server of your cluster is not the tests' to kill")
+
+    def signal_pod(self, uid: str, number: Signals) -> None:
+        raise TestBedError(f"CLUSTER=current: pod {uid} is not the tests' to send {number.name}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from signal import Signals
 from types import MappingProxyType
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
@@ -52,7 +53,7 @@ class EmbeddedCluster:
         return self.layout.host_ip
 
     @property
-    def routes_services(self) -> bool:
+    def reaches_services(self) -> bool:
         return True
 
     @property
@@ -116,6 +117,14 @@ class EmbeddedCluster:
         processes.stop(self.layout, name, patience=0)
         processes.spawn(self.layout, name, argv)
         self._wait(Api(self.layout).ready, name)
+
+    def signal_pod(self, uid: str, number: Signals) -> None:
+        """Find the processes by their cgroup: they are processes of this machine."""
+        pids = containers.processes_of(uid)
+        if not pids:
+            raise TestBedError(f"pod {uid} has no process")
+        for pid in pids:
+            processes.kill(pid, number)
 
     def require_running(self) -> None:
         """Say what to do, instead of failing at an address where nothing answers."""

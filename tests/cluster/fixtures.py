@@ -143,6 +143,6 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 def fake_nodes(cluster: Cluster) -> int:
     """Add nodes that only pretend (`type=fake`, tainted `fake=true:NoSchedule`) and return their number."""
     if not cluster.provider.has_fake_nodes:
-        pytest.skip("nodes that only pretend are the embedded cluster's")
+        pytest.skip("simulated nodes are only in the embedded cluster")
     cluster.provider.start(fake_nodes=FAKE_NODES)
     return FAKE_NODES

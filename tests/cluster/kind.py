@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
+from signal import Signals
 
 from tests.cluster.api import until
 from tests.cluster.commands import attempt, environment, run
@@ -19,13 +20,25 @@ from tests.cluster.settings import (
 
 NAME = "everesthood-test"
 NODE_CONTAINER = f"{NAME}-control-plane"
-NETWORK = "kind"
 # Our names -> what stands for them where a registry can be reached.
 UPSTREAM = {
     POSTGRES_IMAGE: "docker.io/library/postgres:17",
     VALKEY_IMAGE: "docker.io/valkey/valkey:8",
     BASE_IMAGE: "docker.io/library/python:3.13-slim",
 }
+
+# In shell, as the node's image has neither Python nor a way to ask for a cgroup's processes by a pod's uid.
+# The sandbox's own process is left alone.
+_SIGNAL = """
+proc=$1 signal=$2 hit=
+for folder in "$proc"/[0-9]*; do
+    grep -qF -e "$3" -e "$4" "$folder/cgroup" 2>/dev/null || continue
+    case "$(tr '\\0' ' ' 2>/dev/null <"$folder/cmdline")" in /pause*) continue ;; esac
+    hit=1
+    kill -s "$signal" "${folder##*/}" 2>/dev/null
+done
+test "$hit"
+"""
 
 
 class KindCluster:
@@ -42,12 +55,17 @@ class KindCluster:
 
     @property
     def host_address(self) -> str:
-        """Return the gateway of Docker's network, which is this machine where Docker runs on it."""
-        place = f'{{{{(index .NetworkSettings.Networks "{NETWORK}").Gateway}}}}'
-        return run("docker", "container", "inspect", "--format", place, NODE_CONTAINER).strip()
+        """Return the gateway of the node's network, which is this machine where Docker runs on Linux."""
+        gateway = "{{range .NetworkSettings.Networks}}{{.Gateway}} {{end}}"
+        found = run("docker", "inspect", "--format", gateway, NODE_CONTAINER).split()
+        if not found:
+            raise TestBedError(
+                f"Docker's network of {NODE_CONTAINER} has no gateway, so no way to this machine"
+            )
+        return found[0]
 
     @property
-    def routes_services(self) -> bool:
+    def reaches_services(self) -> bool:
         return False
 
     @property
@@ -66,7 +84,8 @@ class KindCluster:
         else:
             with step("kind creates a cluster; the first time it pulls its node image"):
                 run("kind", "create", "cluster", *place, "--wait", "120s")
-            self.load_image(BASE_IMAGE)
+        # As the embedded cluster does: pods of the tests run from it.
+        self.load_image(BASE_IMAGE)
         say(f"cluster ready: export KUBECONFIG={self.kubeconfig}")
 
     def stop(self) -> None:
@@ -84,13 +103,13 @@ class KindCluster:
             return
         with step(f"image {image}"):
             _provide(image)
-            self._load(image)
+            _load(image)
 
     def name_by_content(self, image: str) -> str:
         digest = run("docker", "image", "inspect", "--format", "{{.Id}}", image).strip()
         exact = f"{image}-{digest.removeprefix('sha256:')[:12]}"
         run("docker", "tag", image, exact)
-        self._load(exact)
+        _load(exact)
         return exact
 
     def kubectl(self, *args: str, stdin: str | None = None) -> str:
@@ -107,26 +126,19 @@ class KindCluster:
     def restart_apiserver(self) -> None:
         """Kill the server's container in the node; the kubelet starts another."""
         before = self._apiserver()
-        # Without a timeout there is no SIGTERM before the SIGKILL: https://github.com/containerd/cri/pull/75
+        if not before:
+            raise TestBedError(f"{NODE_CONTAINER} runs no API server")
+        # Without patience the runtime sends SIGKILL at once.
         run("docker", "exec", NODE_CONTAINER, "crictl", "stop", "--timeout", "0", before)
         until(lambda: self._apiserver() not in ("", before), timeout=90, what="another API server runs")
         until(self._is_ready, timeout=90, what="the API server is ready")
 
-    def _load(self, image: str) -> None:
-        """Give the node this machine's platform of an image.
-
-        Of an image of many platforms Docker may have but one, and `kind load docker-image` asks for all:
-        https://github.com/kubernetes-sigs/kind/issues/3795. Docker before 28 cannot say which, and has the problem less.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            archive = Path(folder, "image.tar")
-            platform = run(
-                "docker", "image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", image
-            ).strip()
-            if attempt("docker", "image", "save", "--platform", platform, "-o", archive, image):
-                run("kind", "load", "image-archive", archive, "--name", NAME)
-            else:
-                run("kind", "load", "docker-image", image, "--name", NAME)
+    def signal_pod(self, uid: str, number: Signals) -> None:
+        """Find the processes by their cgroup, inside the node: the host's ids of them are not known there."""
+        spellings = (uid, uid.replace("-", "_"))
+        words = ("/proc", number.name.removeprefix("SIG"), *spellings)
+        if not attempt("docker", "exec", NODE_CONTAINER, "bash", "-c", _SIGNAL, "signal", *words):
+            raise TestBedError(f"pod {uid} has no process in {NODE_CONTAINER}")
 
     def _exists(self) -> bool:
         return NAME in run("kind", "get", "clusters").split()
@@ -139,13 +151,28 @@ class KindCluster:
         return attempt(program, "--kubeconfig", self.kubeconfig, "get", "--raw", "/readyz")
 
 
+def _load(image: str) -> None:
+    """Give the node one image of Docker's, for the platform that Docker runs on.
+
+    `kind load docker-image` fails on an image that was pulled for one platform of several, where Docker
+    keeps images in containerd: its archive names layers that are not in it.
+    """
+    platform = run("docker", "version", "--format", "{{.Server.Os}}/{{.Server.Arch}}").strip()
+    with tempfile.TemporaryDirectory(prefix="everesthood-") as folder:
+        archive = Path(folder, "image.tar")
+        save = ("docker", "image", "save", "-o", archive)
+        # Before version 28 Docker has no such choice, and needs none: it keeps one platform.
+        if not attempt(*save, "--platform", platform, image):
+            run(*save, image)
+        run("kind", "load", "image-archive", archive, "--name", NAME)
+
+
 def _provide(image: str) -> None:
     """Make Docker have the image: ours is built, the others are pulled and given our name."""
     if image == OPERATOR_IMAGE:
         run("docker", "build", "-q", "-t", image, "-f", REPOSITORY / "operator" / "Dockerfile", REPOSITORY)
     elif image in UPSTREAM:
-        if not attempt("docker", "image", "inspect", UPSTREAM[image]):
-            run("docker", "pull", "-q", UPSTREAM[image])
+        run("docker", "pull", "-q", UPSTREAM[image])
         run("docker", "tag", UPSTREAM[image], image)
     elif not attempt("docker", "image", "inspect", image):
         raise TestBedError(f"Docker has no image {image}")

@@ -8,10 +8,11 @@ from tests.cluster.commands import environment, run
 from tests.cluster.progress import step
 from tests.cluster.settings import TestBedError
 
-# A file of each package, because not every package brings a program on PATH.
+# A file of each package, because not every package brings a program on PATH; a name is looked up there,
+# as some machines have the program from elsewhere, at another place.
 PACKAGES = {
     "containerd": "/usr/bin/containerd",
-    "runc": "/usr/sbin/runc",
+    "runc": "runc",
     "containernetworking-plugins": "/usr/lib/cni/bridge",
     "buildah": "/usr/bin/buildah",
     "mmdebstrap": "/usr/bin/mmdebstrap",
@@ -23,12 +24,13 @@ PACKAGES = {
     "catatonit": "/usr/bin/catatonit",
     "iproute2": "/usr/sbin/ip",
     "openssl": "/usr/bin/openssl",
+    "procps": "sysctl",
 }
 
 
 def missing() -> list[str]:
     """Return the packages that this machine lacks."""
-    return [package for package, file in PACKAGES.items() if not Path(file).exists()]
+    return [package for package, file in PACKAGES.items() if not _is_there(file)]
 
 
 def ensure() -> None:
@@ -43,6 +45,12 @@ def ensure() -> None:
     with step(f"Debian packages, once: {names}"):
         run("apt-get", "update", "-q", env=quiet)
         # Run level 1 keeps the packages' own services from starting: the cluster starts its own.
-        # Nothing is removed: Docker's own packages stand in the way of Debian's containerd and runc.
-        options = ("-qy", "--no-install-recommends", "--no-remove")
-        run("apt-get", "install", *options, *wanted, env=quiet | {"RUNLEVEL": "1"})
+        # Nothing goes for it: on a machine with Docker a runc of Debian's would take containerd.io along.
+        install = ("apt-get", "install", "-qy", "--no-install-recommends", "--no-remove")
+        run(*install, *wanted, env=quiet | {"RUNLEVEL": "1"})
+
+
+def _is_there(file: str) -> bool:
+    if file.startswith("/"):
+        return Path(file).exists()
+    return shutil.which(file, path=environment()["PATH"]) is not None

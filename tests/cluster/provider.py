@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 from pathlib import Path
+from signal import Signals
 from typing import Protocol
 
 from tests.cluster import binaries
@@ -21,17 +22,17 @@ class Provider(Protocol):
 
     @property
     def host_address(self) -> str:
-        """Return the address at which the API server reaches a server on this machine."""
+        """Return the address by which the API server reaches a server that runs where the tests run."""
         ...
 
     @property
-    def routes_services(self) -> bool:
-        """Return whether this machine reaches pods and Services by their addresses."""
+    def reaches_services(self) -> bool:
+        """Say whether a Service's address leads there from where the tests run."""
         ...
 
     @property
     def has_fake_nodes(self) -> bool:
-        """Return whether nodes that only pretend can be had."""
+        """Say whether `start` can add nodes that only pretend."""
         ...
 
     def start(self, *, node: bool = True, fake_nodes: int = 0) -> None:
@@ -68,6 +69,10 @@ class Provider(Protocol):
 
     def restart_apiserver(self) -> None:
         """Kill the API server without warning and return when one is ready again."""
+        ...
+
+    def signal_pod(self, uid: str, number: Signals) -> None:
+        """Send a signal to each process of a pod's containers; raise when there is none."""
         ...
 
 

@@ -15,7 +15,7 @@ _NEVER_RUN = re.compile(r"/(tests?|idlelib|lib2to3|ensurepip|turtledemo)/")
 def test_all_that_runs_is_compiled() -> None:
     """Nothing is compiled at a start, which a read-only root could not keep: bytecode is in the image."""
     if not isinstance(provider.choose(), EmbeddedCluster):
-        pytest.skip("looks into the image that buildah makes for the embedded cluster")
+        pytest.skip("the layers looked at are those that buildah makes for the embedded cluster")
     image = images.build_operator_image()
     found: set[str] = set()
     for layer in image.layers:

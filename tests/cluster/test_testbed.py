@@ -5,7 +5,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from tests.cluster import leftovers, pods
+from tests.cluster import leftovers, pods, provider
 from tests.cluster.embedded import EmbeddedCluster
 from tests.cluster.fixtures import Cluster
 from tests.cluster.settings import BASE_IMAGE, POSTGRES_IMAGE, VALKEY_IMAGE, Layout, TestBedError
@@ -49,13 +49,13 @@ def test_a_service_name_leads_to_its_pod(cluster: Cluster, namespace: str) -> No
     assert _reaches(cluster, namespace, f"http://server.{namespace}.svc.cluster.local")
 
 
-def test_this_machine_reaches_a_service_by_address(cluster: Cluster, namespace: str) -> None:
-    """What runs beside the cluster, as a debugger does, needs no forwarded port."""
-    if not cluster.provider.routes_services:
-        pytest.skip("this cluster's addresses lead nowhere from this machine")
+def test_the_host_reaches_a_service_by_address(cluster: Cluster, namespace: str) -> None:
+    """A test finds a Service of the cluster at its address, without a forwarded port."""
+    if not cluster.provider.reaches_services:
+        pytest.skip("the addresses of Services lead nowhere outside this cluster's node")
     _server(cluster, namespace)
     address = cluster.get("service", "server", "-n", namespace)["spec"]["clusterIP"]
-    cluster.wait_for(lambda: _reaches(cluster, namespace, f"http://{address}"), timeout=20)
+    cluster.wait_for(lambda: _reaches(cluster, namespace, "http://server"), timeout=20)
 
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
         f"http://{address}", timeout=5
@@ -150,10 +150,10 @@ def test_the_images_run_without_rights(cluster: Cluster, namespace: str, image: 
     cluster.wait("pod/store", "condition=Ready", namespace=namespace, timeout=120)
 
 
-def test_a_stopped_cluster_leaves_nothing(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_stopped_cluster_leaves_nothing(tmp_path: Path) -> None:
     """A control plane of its own beside the running cluster goes without a trace, even after a crash."""
-    if not isinstance(cluster.provider, EmbeddedCluster):
-        pytest.skip("what kind leaves behind is kind's to test")
+    if not isinstance(provider.choose(), EmbeddedCluster):
+        pytest.skip("what the embedded cluster leaves is asked of the embedded cluster only")
     second = EmbeddedCluster(Layout(state=tmp_path / "second", subnet="10.250.7", link="everesthood7"))
     second.start(node=False, fake_nodes=1)
     assert "fake-0" in second.kubectl("get", "nodes", "-o", "name")

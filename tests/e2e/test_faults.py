@@ -8,6 +8,7 @@ import httpx2
 import pytest
 from demo.installation import NAMESPACE, ORGANIZATION, Installation
 from demo.tools import ToolFailed, Tools
+from tests.cluster.fixtures import Cluster
 from tests.support import node
 from tests.support.marketplace import Marketplace, hits, until
 
@@ -45,12 +46,14 @@ def away(tools: Tools, target: str, replicas: int) -> Iterator[None]:
         scale(tools, target, replicas)
 
 
-def test_a_run_goes_on_after_its_worker_is_killed(everesthood: Installation, api: Marketplace):
+def test_a_run_goes_on_after_its_worker_is_killed(
+    everesthood: Installation, api: Marketplace, cluster: Cluster
+):
     """A worker dies without a word in the middle of a run; the next one goes on from the last checkpoint."""
     run = api.start("steady", {"key": "kill", "seconds": 20})
     until(lambda: hits(everesthood.tools).get("kill-second"), seconds=30, what="the second step")
 
-    node.kill(worker(everesthood.tools, "steady"))
+    node.kill(cluster.provider, worker(everesthood.tools, "steady"))
     finished = api.finished(run, seconds=120)
 
     counted = hits(everesthood.tools)
@@ -60,12 +63,14 @@ def test_a_run_goes_on_after_its_worker_is_killed(everesthood: Installation, api
     assert counted["kill-third"] == 1
 
 
-def test_a_step_that_must_not_be_repeated_is_not(everesthood: Installation, api: Marketplace):
+def test_a_step_that_must_not_be_repeated_is_not(
+    everesthood: Installation, api: Marketplace, cluster: Cluster
+):
     """A worker dies during an order; nobody knows whether it was placed, so a person decides."""
     run = api.start("once", {"key": "kill", "seconds": 20})
     until(lambda: hits(everesthood.tools).get("kill-order"), seconds=30, what="the order")
 
-    node.kill(worker(everesthood.tools, "once"))
+    node.kill(cluster.provider, worker(everesthood.tools, "once"))
     finished = api.finished(run, seconds=120)
 
     assert (finished["state"], finished["reason"]) == ("ambiguous", "OutcomeUnknown")
@@ -117,25 +122,27 @@ def test_runs_survive_the_loss_of_redis(everesthood: Installation, api: Marketpl
 
 
 @contextmanager
-def record_frozen(tools: Tools) -> Iterator[None]:
+def record_frozen(tools: Tools, cluster: Cluster) -> Iterator[None]:
     """PostgreSQL holds its connections and answers nothing."""
     (pod,) = tools.items("pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=postgresql")
-    with node.frozen(pod["metadata"]["uid"]):
+    with node.frozen(cluster.provider, pod["metadata"]["uid"]):
         yield
 
 
 @contextmanager
-def record_gone(tools: Tools) -> Iterator[None]:
+def record_gone(tools: Tools, _cluster: Cluster) -> Iterator[None]:
     """PostgreSQL's pod does not exist."""
     with away(tools, "statefulset/everesthood-postgresql", 1):
         yield
 
 
 @pytest.mark.parametrize("outage", [record_frozen, record_gone])
-def test_without_the_record_nothing_is_accepted(everesthood: Installation, api: Marketplace, outage):
+def test_without_the_record_nothing_is_accepted(
+    everesthood: Installation, api: Marketplace, cluster: Cluster, outage
+):
     """While PostgreSQL does not answer, a caller is told to come back; afterwards all goes on by itself."""
     before = api.start("steady", {"key": f"before-{outage.__name__}", "seconds": 5})
-    with outage(everesthood.tools):
+    with outage(everesthood.tools, cluster):
         refused = api.post("steady", {"key": "during", "seconds": 0})
 
     def accepted() -> str | None:
@@ -171,7 +178,7 @@ def _patched(tools: Tools, patch: str) -> bool:
     return True
 
 
-def test_a_controller_killed_at_work_leaves_nothing_half_done(everesthood: Installation):
+def test_a_controller_killed_at_work_leaves_nothing_half_done(everesthood: Installation, cluster: Cluster):
     """The next controller finishes what the last one began, and makes nothing twice."""
     tools = everesthood.tools
     label = "agents.everesthood.io/instance=caller"
@@ -182,7 +189,7 @@ def test_a_controller_killed_at_work_leaves_nothing_half_done(everesthood: Insta
     before = deployments()
     (pod,) = tools.items("pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=controller")
     tools.kubectl("-n", ORGANIZATION, "delete", "deployment", "-l", label, "--wait=false")
-    node.kill(pod["metadata"]["uid"])
+    node.kill(cluster.provider, pod["metadata"]["uid"])
     after = until(lambda: deployments() - before, seconds=90, what="a new Deployment")
     tools.kubectl("-n", ORGANIZATION, "rollout", "status", "deployment", "-l", label, "--timeout=120s")
     everesthood.wait_ready("caller")
