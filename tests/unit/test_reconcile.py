@@ -24,7 +24,12 @@ from everesthood.usecases import parse
 from everesthood.usecases.ports.cluster import ApiError
 from everesthood.usecases.ports.control import Actor
 from everesthood.usecases.ports.record import WorkerSeat
-from everesthood.usecases.ports.registry import CredentialObservation, PublishedCredential, PublishedInstance
+from everesthood.usecases.ports.registry import (
+    CredentialObservation,
+    PublishedCredential,
+    PublishedInstance,
+    PublishedTemplate,
+)
 from everesthood.usecases.publish import Publisher
 from everesthood.usecases.reconcile_credential import CredentialTools, reconcile_credential
 from everesthood.usecases.reconcile_instance import InstanceTools, reconcile_instance
@@ -697,7 +702,7 @@ async def test_a_credential_shows_what_the_gateway_saw(world: World):
 
 
 async def test_limits_are_published_with_what_they_are_of(world: World):
-    """Template, instance and credential are each published with their own limits; a template's go with it."""
+    """Template, instance and credential are each published with their own limits."""
     world.template(limits={"concurrency": 9})
     world.instance(limits={"rate": {"runs": 3}})
     world.credential(limits={"concurrency": 2})
@@ -1301,3 +1306,55 @@ async def test_workers_follow_the_work_again_once_nobody_fixes_the_number(fixed:
         await fixed.live(2)
 
     assert (fixed.number, fixed.status().workers.reason) == (0, "ScaledToZero")
+
+
+async def test_a_question_that_could_not_be_asked_is_asked_again(fixed: Scaled, monkeypatch):
+    """PostgreSQL goes away between the look and the question; once it is back, workers are asked."""
+    ask, failures = fixed.watch.registry.ask_to_leave, iter([Unavailable("away")])
+
+    async def flaky(*given, **named):
+        for error in failures:
+            raise error
+        await ask(*given, **named)
+
+    monkeypatch.setattr(fixed.watch.registry, "ask_to_leave", flaky)
+    await say(fixed, 1)
+    await fixed.live(2)
+
+    (row,) = fixed.record.scale_ins.values()
+    assert row.wanted == 2
+
+
+async def test_a_pinned_instance_grows_with_the_limits_of_its_template(world: World):
+    """The template's limit is that of its newest content, for the number of workers as for the runs."""
+    scaled = Scaled()
+    scaled.template(worker={"slots": 1}, limits={"concurrency": 1})
+    scaled.instance(workers={"autoscaling": {"maxReplicas": 3}})
+    await scaled.settle()
+    pin = scaled.status().revision.current
+    scaled.instance(workers={"autoscaling": {"maxReplicas": 3}}, updatePolicy="Manual", revision=pin)
+    scaled.template(worker={"slots": 1}, limits={"concurrency": 100})
+    await scaled.pass_over(TEMPLATE)
+    await scaled.pass_over()
+    of_work(9, scaled)
+    await scaled.live(2)
+
+    assert (scaled.status().revision.current, scaled.number) == (pin, 3)
+
+
+async def test_the_limits_of_a_template_go_with_it(world: World):
+    """A template that is deleted limits nothing any more, also when nobody was there to see it."""
+    world.template(limits={"concurrency": 9})
+    await world.settle()
+    registry = MemoryRegistry(world.record)
+    await registry.publish_template(
+        PublishedTemplate(
+            uid="gone", namespace="acme", name="gone", generation=1, limits=Limits(concurrency=1)
+        )
+    )
+    assert await remove_ghosts(registry, world.cluster.cache) == 1
+    assert set(world.record.limits) == {"template/acme/greeter"}
+
+    world.cluster.cache.drop(world.cluster.cache.get(TEMPLATE))
+    await world.pass_over(TEMPLATE)
+    assert (world.record.templates, world.record.limits) == ({}, {})

@@ -288,3 +288,18 @@ def test_the_last_busy_workers_are_asked_only_where_somebody_insists(insists, dr
 def test_a_number_that_somebody_says_counts_no_work():
     """What is due does not matter to it, so it is not counted."""
     assert Policy(minimum=3, maximum=3, slots=10, fixed=True).most_due == 0
+
+
+@pytest.mark.parametrize(
+    ("standing", "running", "replicas", "ask"),
+    [
+        (Standing(replicas=10, available=6), 6, 6, 0),
+        (Standing(replicas=6, available=6, settled=False), 6, 6, 3),
+        (Standing(replicas=6, available=2), 2, 3, 0),
+    ],
+)
+def test_what_never_comes_up_does_not_stand_in_a_persons_way(standing, running, replicas, ask):
+    """Pods that are not up go at once, and workers are asked although an update of the pods cannot finish."""
+    step = approach(3, standing=standing, demand=Demand(running=running), insists=True)
+
+    assert (step.replicas, step.ask) == (replicas, ask)

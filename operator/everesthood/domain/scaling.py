@@ -197,7 +197,8 @@ def lowest(policy: Policy) -> Reason:
 def approach(decided: int, *, standing: Standing, demand: Demand, insists: bool = False) -> Step:
     """Return the step from what is there to what was decided.
 
-    `insists` asks workers that hold runs to leave after them also where none remains for what comes next.
+    `insists` is for a number that a person says. It does not wait until all pods are up or replaced, which
+    may never be: those that are not up go first. Workers that hold runs are asked also where none remains.
     """
     current, leaving = standing.replicas, len(demand.leaving)
     if demand.left:
@@ -213,14 +214,17 @@ def approach(decided: int, *, standing: Standing, demand: Demand, insists: bool 
     if decided >= active:
         return Step(replicas=decided + leaving, ask=leaving)
     if standing.available < current:
-        return _without_stragglers(decided, standing, demand)
-    if not standing.settled:
+        return _without_stragglers(decided, standing, demand, insists=insists)
+    if not standing.settled and not insists:
         return Step(replicas=current, ask=demand.asked, drain=demand.drains)
     return Step(replicas=current, ask=current - decided, drain=decided > 0 or insists)
 
 
-def _without_stragglers(decided: int, standing: Standing, demand: Demand) -> Step:
-    """Take away pods that are not up, which Kubernetes picks first; not while one of them may hold a run."""
-    if demand.running:
+def _without_stragglers(decided: int, standing: Standing, demand: Demand, *, insists: bool) -> Step:
+    """Take away pods that are not up, which Kubernetes picks first; not while one of them may hold a run.
+
+    Somebody insists: then one that is not up and holds a run hands it back.
+    """
+    if demand.running and not insists:
         return Step(replicas=standing.replicas, ask=demand.asked, drain=demand.drains)
     return Step(replicas=max(decided + len(demand.leaving), standing.available), ask=len(demand.leaving))

@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 
-from everesthood.apis.v1alpha1.template import AgentTemplateSpec
 from everesthood.domain import limits
 from everesthood.domain.instances import Observed, Plan
 from everesthood.domain.observed import Live
@@ -34,18 +33,22 @@ def policies(seen: Observed, plan: Plan, grace_seconds: float) -> dict[str, Poli
             found[revision] = Policy(minimum=number, maximum=number, slots=slots, fixed=True)
         else:
             low = bounds.min_replicas
-            high = max(1, low, _useful(seen, content, bounds.max_replicas))
+            high = max(1, low, _useful(seen, slots, bounds.max_replicas))
             if revision != serving:
                 low = min(high, max(1, low, standing_of(live).replicas if live else 1))
             found[revision] = Policy(minimum=low, maximum=high, slots=slots, idle_seconds=bounds.idle_seconds)
     return found
 
 
-def _useful(seen: Observed, content: AgentTemplateSpec, most: int) -> int:
-    """Return how many of at most so many workers the limits of runs at once can keep busy."""
-    asked = (limits.read(seen.spec.limits).concurrency, limits.read(content.limits).concurrency)
-    runs = min((number for number in asked if number is not None), default=None)
-    return most if runs is None else min(most, math.ceil(runs / content.worker.slots))
+def _useful(seen: Observed, slots: int, most: int) -> int:
+    """Return how many of at most so many workers the limits of runs at once can keep busy.
+
+    A template's are those of its newest content, also for an instance that is on an older one.
+    """
+    newest = seen.contents.get(seen.template.status.revision or "") if seen.template else None
+    said = (seen.spec.limits, newest.limits if newest else None)
+    runs = min((n for one in said if (n := limits.read(one).concurrency) is not None), default=None)
+    return most if runs is None else min(most, math.ceil(runs / slots))
 
 
 def standings(seen: Observed, plan: Plan) -> dict[str, Standing]:

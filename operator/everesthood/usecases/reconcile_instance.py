@@ -109,7 +109,8 @@ def observe(
     children = tuple(tools.view.owned_by(live.uid))
     deployments = [c for c in children if c.key.kind is Kind.DEPLOYMENT]
     wanted = instances.relevant_revisions(status, instances.desired_revision(spec, template), deployments)
-    contents = _contents(template, wanted)
+    newest = {template.status.revision} if template and template.status.revision else set()
+    contents = _contents(template, wanted | newest)
     return Observed(
         live=live,
         spec=spec,

@@ -68,6 +68,7 @@ class ScaleWorkers:
             if (step.ask, step.drain) != (demand.asked, demand.drains):
                 await self.watch.registry.ask_to_leave(seen.live.uid, revision, step.ask, drain=step.drain)
         except Unavailable:
+            self.watch.doubt(seen.live.uid)
             step = replace(step, replicas=max(step.replicas, there.replicas), remove=())
         for pod in step.remove:
             await self.cluster.remove_pod(seen.live.key.namespace, pod)

@@ -102,7 +102,8 @@ class DemandWatch:
             return {}
         watched = self._watched.setdefault(uid, _Watched())
         if policies != watched.policies and any(p.fixed for p in policies.values()):
-            watched.demand, watched.read = {}, False  # what is known may be of long ago
+            # What is known may be of long ago, and what was decided by it.
+            watched.demand, watched.courses, watched.read = {}, {}, False
         watched.policies, watched.standing = policies, standing
         kept = {r: c for r, c in watched.courses.items() if c.reason is not Reason.FIXED_NUMBER}
         watched.courses = {
@@ -124,6 +125,12 @@ class DemandWatch:
         """Return the revisions whose next work must be told of."""
         watched = self._watched.get(uid)
         return watched.untold if watched else ()
+
+    def doubt(self, uid: str) -> None:
+        """Have the next look lead to a pass, whatever it finds: the last one could not do what it wanted."""
+        if uid in self._watched:
+            self._watched[uid].acted_on = None
+            self._excite(uid)
 
     def forget(self, uid: str) -> None:
         """Watch an instance no longer."""

@@ -7,7 +7,7 @@ from everesthood.adapters.kubernetes.client import object_path
 from everesthood.adapters.kubernetes.identity import Asks, ask
 from everesthood.apis import names
 from everesthood.apis.reasons import Reason
-from everesthood.domain.errors import Forbidden
+from everesthood.domain.errors import Forbidden, Unavailable
 from everesthood.usecases.ports.cluster import ApiError
 
 _NOT_FOUND: Final = 404
@@ -63,7 +63,10 @@ class KubernetesPodOwners:
         except ApiError as error:
             if error.status == _NOT_FOUND:
                 raise _not_yours(f"There is no {plural.removesuffix('s')} {namespace}/{name}.") from error
-            raise _not_yours(f"The gateway may not read {plural}: {error.message}") from error
+            # Our own account may not read, as just after the API server's start: not the worker's fault.
+            raise Unavailable(
+                f"Kubernetes does not show {plural}: {error.message}", Reason.KUBERNETES_UNAVAILABLE
+            ) from error
 
 
 def _controller(child: dict[str, Any], kind: str, api_version: str) -> dict[str, Any]:
