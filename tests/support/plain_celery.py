@@ -14,7 +14,7 @@ app.conf.update(task_ignore_result=True, worker_hijack_root_logger=False)
 _redis = Redis.from_url(os.environ[BROKER]) if BROKER in os.environ else None
 
 
-@app.task(name="note")
+@app.task(name="note", shared=False)
 def note(sent_at: float) -> None:
     began = time.time()
     assert _redis is not None
