@@ -767,6 +767,8 @@ async def test_a_stopping_server_ends_streams_at_once():
         api.streams.closing.set()
         await following
 
+    assert not api.streams._open.total()
+
 
 async def test_several_runs_are_requested_in_one_call(api):
     """Each of them is accepted or refused as if it had come alone, and a repeat under the same key starts none."""

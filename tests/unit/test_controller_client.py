@@ -507,3 +507,5 @@ async def test_sweeping_goes_on_after_failures(wire, monkeypatch):
     async with asyncio.timeout(5):
         await sweeper.synced.wait()
     task.cancel()
+
+    assert len(server.asked) >= 2

@@ -1225,6 +1225,7 @@ async def test_none_by_a_persons_word_lets_the_busy_finish(fixed: Scaled):
         await fixed.live(2)
 
     assert fixed.number == 0
+    assert fixed.says(ConditionType.READY) == ("True", "Ready", "New runs wait: spec.workers.replicas is 0.")
 
 
 async def test_a_number_that_is_raised_again_takes_the_question_back(fixed: Scaled):

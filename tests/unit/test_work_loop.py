@@ -177,6 +177,8 @@ async def test_work_that_comes_between_the_last_poll_and_the_settling_is_found()
     async with Serving(gateway, ACT):
         await gateway.until(lambda: bool(late) and gateway.rows[late[0]].finish is not None, seconds=2)
 
+    assert gateway.rows[late[0]].finish.outcome == "succeeded"
+
 
 async def test_a_run_that_is_due_later_starts_on_time_without_a_bell() -> None:
     """Told at the settling of the bell when the next run is due, an idle worker claims it then."""
@@ -240,6 +242,8 @@ async def test_who_hands_a_run_in_for_later_asks_when_it_is_due() -> None:
         handed_in = next(n for n, r in enumerate(gateway.requests) if r.finished)
         await gateway.until(lambda: any(r.settle_bell for r in gateway.requests[handed_in + 1 :]), seconds=2)
 
+    assert gateway.requests[handed_in].finished[0].transient
+
 
 async def test_waking_before_and_after_the_worker_lives_does_nothing() -> None:
     """A bell at any moment is harmless."""
@@ -248,7 +252,11 @@ async def test_waking_before_and_after_the_worker_lives_does_nothing() -> None:
     serving.worker.wake()
     async with serving as worker:
         worker.wake()
+        gateway.add(1)
+        await gateway.until_over()
     worker.wake()
+
+    assert gateway.rows["run-1"].finish.outcome == "succeeded"
 
 
 async def test_a_finish_survives_a_gateway_that_is_down() -> None:

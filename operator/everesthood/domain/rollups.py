@@ -24,8 +24,7 @@ def rollup(
         _queue_ready(queue, plan),
         _workers_available(seen, plan, refused),
     ]
-    suffix = " It is suspended: nothing new starts." if seen.spec.suspend else ""
-    verdicts = [*chain, conditions.ready(chain, "New runs are executed." if not suffix else suffix.strip())]
+    verdicts = [*chain, conditions.ready(chain, _of_new_runs(seen))]
     verdicts += _extras(seen, plan, chain)
     verdicts += _holds(queue)
     merged = conditions.merge(seen.status.conditions, verdicts, generation=seen.live.generation, now=now)
@@ -35,6 +34,15 @@ def rollup(
         revision=_revisions(seen, plan),
         workers=_workers(seen, plan),
     )
+
+
+def _of_new_runs(seen: Observed) -> str:
+    """Return what becomes of runs that are accepted while all is well."""
+    if seen.spec.suspend:
+        return "It is suspended: nothing new starts."
+    if seen.spec.workers.most == 0:
+        return "New runs wait: spec.workers.replicas is 0."
+    return "New runs are executed."
 
 
 def _revisions(seen: Observed, plan: Plan) -> RevisionStatus:
